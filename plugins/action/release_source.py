@@ -1,0 +1,61 @@
+"""Ansible action: the release's id and digests, worked out on the control node."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+# Ansible finds a project's module_utils for modules only; this runs on the control node.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.release_source import Source, SourceError, input_digest, keyed_digest
+
+# Options that say how a release is made, and not what it is: changing one makes no new release.
+HOW = {
+    "name",
+    "source",
+    "version",
+    "exclude",
+    "environment",
+    "secrets",
+    "health_path",
+    "health_timeout",
+    "domains",
+    "static",
+    "max_body",
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Reads the source; reaches no host."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return id, input (digest), source (digest), described (the version in words) and requires_python."""
+        super().run(tmp, task_vars)
+        app, key = self._task.args["app"], self._task.args.get("key", "")
+        source = Source.parse(app["source"], app["version"], tuple(app["exclude"]))
+        try:
+            source_digest, described, requires_python = source.digest(), source.described(), source.requires_python()
+        except SourceError as error:
+            raise AnsibleActionFail(f"{app['name']}: {error}") from error
+        options = {name: value for name, value in app.items() if name not in HOW}
+        values = keyed_digest(app["name"], {**app["environment"], **app["secrets"]}, key)
+        whole = input_digest(source_digest, options, values)
+        release_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{whole[:8]}"
+        return {
+            "changed": False,
+            "id": release_id,
+            "input": whole,
+            "source": source_digest,
+            "described": described,
+            "requires_python": requires_python,
+        }

@@ -1,0 +1,107 @@
+"""Jinja filters over an app's entry in flask_apps."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypedDict
+
+import ansible.module_utils
+import yaml
+from packaging.specifiers import SpecifierSet
+
+# Ansible finds a project's module_utils for modules only; this runs on the control node.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.tuning import Tuning, tuned
+
+SPEC = Path(__file__).parents[2] / "roles" / "flask_app" / "meta" / "argument_specs.yml"
+
+
+@cache
+def app_options() -> dict[str, dict[str, Any]]:
+    """Read the options of an app's entry from the specification that is their one source."""
+    spec = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
+    options: dict[str, dict[str, Any]] = spec["argument_specs"]["main"]["options"]["flask_apps"]["options"]
+    return options
+
+
+def with_defaults(apps: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each app's entry with the defaults of what it leaves out; None for what has no default."""
+    defaults = {name: option.get("default") for name, option in app_options().items()}
+    return [{**defaults, **app} for app in apps]
+
+
+def is_address(domain: str) -> bool:
+    """Whether an entry of domains is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(domain)
+    except ValueError:
+        return False
+    return True
+
+
+def listen_addresses(apps: Iterable[dict[str, Any]]) -> list[str]:
+    """All addresses among the domains of all apps, in the form that NGINX's listen takes."""
+    return sorted(address for app in apps for address in answered_hosts(app)["addresses"])
+
+
+class AnsweredHosts(TypedDict):
+    """What an app's domains mean for NGINX."""
+
+    canonical: str  # the first name; of an app without names its first address
+    names: list[str]  # all but the first redirect to it
+    addresses: list[str]
+
+
+def answered_hosts(app: dict[str, Any]) -> AnsweredHosts:
+    """Sort an app's domains by what NGINX does with them, each as it stands in a Host header."""
+    names = [domain for domain in app["domains"] if not is_address(domain)]
+    own = [host_form(domain) for domain in app["domains"] if is_address(domain)]
+    return {"canonical": (names or own)[0], "names": names, "addresses": own}
+
+
+def host_form(domain: str) -> str:
+    """Write a domain as it stands in a Host header or a listen: an IPv6 address in brackets."""
+    return f"[{ipaddress.ip_address(domain).compressed}]" if is_address(domain) and ":" in domain else domain
+
+
+def environment_file(values: dict[str, Any]) -> str:
+    """Names and values in the form of systemd's EnvironmentFile (systemd.exec(5)).
+
+    Within double quotes only these four are special there, and a line break stands for itself.
+    """
+    lines = []
+    for name, value in sorted(values.items()):
+        quoted = re.sub(r'(["\\`$])', r"\\\1", str(value))
+        lines.append(f'{name}="{quoted}"\n')
+    return "".join(lines)
+
+
+def tuning(app: dict[str, Any], cores: int) -> Tuning:
+    """Work out the numbers of an app on a host with so many cores."""
+    return tuned(app["processes"], app["threads"], int(app["harakiri"]), cores)
+
+
+def takes_python(specifier: str, version: str) -> bool:
+    """Whether a specifier such as ">=3.11" (PEP 440) admits an interpreter's version."""
+    return SpecifierSet(specifier).contains(version)
+
+
+class FilterModule:
+    """What Ansible finds here."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name the filters as templates do."""
+        return {
+            "with_defaults": with_defaults,
+            "answered_hosts": answered_hosts,
+            "listen_addresses": listen_addresses,
+            "host_form": host_form,
+            "environment_file": environment_file,
+            "takes_python": takes_python,
+            "tuning": tuning,
+        }

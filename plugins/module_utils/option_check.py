@@ -1,0 +1,1246 @@
+"""What is wrong with the options of a host, all of it at once, in words that say how to put it right.
+
+The options, their types and their meaning come from the roles' own meta/argument_specs.yml; what a type can't say (a
+domain that is none, a module that isn't there, a time limit longer than the one around it) is in the tables and small
+functions here. Nothing here knows Ansible's internals: how a template is evaluated is handed in, so all of it runs in a
+unit test.
+
+No text shows a value that may be secret. A message therefore has a fixed part, and a detail that is left out where the
+value it speaks about is hidden.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import fnmatch
+import ipaddress
+import json
+import keyword
+import os
+import re
+import zoneinfo
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
+
+Spec = Mapping[str, object]
+"""The description of one option, as argument_specs.yml has it."""
+
+
+class BadValue(ValueError):
+    """A value that can't be used.
+
+    Args:
+        text: What is wrong and what to do; doesn't repeat the value.
+        detail: More of it, which may repeat the value: left out where the value is hidden.
+    """
+
+    def __init__(self, text: str, detail: str = "") -> None:
+        """Keep the two parts apart."""
+        super().__init__(f"{text} {detail}".strip())
+        self.text = text
+        self.detail = detail
+
+
+class Unusable:
+    """Stands for a value that is checked no further: its problem is told, or it isn't known yet."""
+
+
+UNUSABLE = Unusable()
+NOT_SHOWN = object()
+
+
+# --- what is told
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: the place, and the rest of the sentence."""
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        """Join the place and the sentence."""
+        return f"{self.where}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem before it is put in words: what of it may be shown is known when all is read."""
+
+    where: str
+    text: str
+    detail: str
+    value: object
+
+
+@dataclass(slots=True)
+class Report:
+    """The problems of one host, in the order in which they were found."""
+
+    hidden: set[str] = field(default_factory=set)
+    """Paths whose values, and those below them, are never shown."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Names of apps by their paths, since people know an app by its name and not by its number."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, where: str, text: str, detail: str = "", value: object = NOT_SHOWN) -> None:
+        """Add a problem.
+
+        Args:
+            where: Path of the value.
+            text: What is wrong and what to do, without anything that comes from the value.
+            detail: More of it, left out where the value is hidden.
+            value: The value, if it is to be shown.
+        """
+        self.findings.append(Finding(where, text, detail, value))
+
+    def is_hidden(self, where: str) -> bool:
+        """Tell whether the value at a path may not be shown."""
+        own = re.match(r"flask_app_release_key\b|flask_apps\[\d+\]\.secrets\b", where)
+        return own is not None or any(is_below(where, path) for path in self.hidden)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems in words, each once."""
+        problems = []
+        for finding in self.findings:
+            secret = self.is_hidden(finding.where)
+            label = next((name for path, name in self.labels.items() if is_below(finding.where, path)), "")
+            place = finding.where + (f" ({label})" if label else "")
+            if finding.value is not NOT_SHOWN and not secret:
+                place += f" = {shown(finding.value)}"
+            text = finding.text if secret else f"{finding.text} {finding.detail}"
+            problems.append(Problem(place, redacted(text.strip())))
+        return list(dict.fromkeys(problems))
+
+
+def is_below(where: str, path: str) -> bool:
+    """Tell whether a path is another one or below it."""
+    return where == path or where.startswith((f"{path}.", f"{path}["))
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: short, on one line, and of a collection only that it is one."""
+    if isinstance(value, str):
+        text = redacted(str(value))
+        return json.dumps(text if len(text) <= 80 else f"{text[:77]}…", ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return str(value)
+
+
+def redacted(text: str) -> str:
+    """Return the text without the passwords and tokens of the URLs in it; git@ is no secret."""
+    return re.sub(r"://(?!git@)([^\s\"/@]+:[^\s\"]*|[^\s\"/@]+)@", "://…@", text)
+
+
+def report_text(problems: Mapping[str, Sequence[Problem]], inventory: Iterable[str] = ()) -> str:
+    """Return one message for the problems of all hosts; what several hosts share is one line that lists them.
+
+    Args:
+        problems: The problems of each host that was looked at, those without any included.
+        inventory: Where the options come from, to say so.
+    """
+    hosts_of: dict[Problem, list[str]] = {}
+    for host, found in problems.items():
+        for problem in found:
+            hosts_of.setdefault(problem, []).append(host)
+    lines = [f"{count(len(hosts_of), 'problem')} in the options. No host was touched.", ""]
+    for problem, hosts in hosts_of.items():
+        lines.append(f"- {problem}" + (f" [{', '.join(hosts)}]" if len(problems) > 1 else ""))
+    sources = ", ".join(inventory)
+    lines += ["", f"They are set in the inventory ({sources}) or with -e." if sources else ""]
+    lines[-1] = f"{lines[-1]} Every option: docs/options.md".strip()
+    return "\n".join(lines)
+
+
+def count(number: int, noun: str) -> str:
+    """Join a number and its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return a question that names the nearest known name, or nothing."""
+    near = nearest(name, known, cutoff)
+    return f"Did you mean {near}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Find the known name that is most like the given one, or that it abbreviates, as env for environment."""
+    choices = list(known)
+    if found := difflib.get_close_matches(name, choices, n=1, cutoff=cutoff):
+        return found[0]
+    longer = [choice for choice in choices if len(name) >= 3 and choice.startswith(name)]
+    return longer[0] if len(longer) == 1 else None
+
+
+# --- the options there are
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """The options of a role, over all its entry points."""
+
+    name: str
+    options: Mapping[str, Spec]
+    required: frozenset[str]
+    """Options that the operator must set: those of main. What other entry points require, the playbooks fill."""
+    mentioned: frozenset[str]
+    """Variables that are no options of the role's own hosts, and yet in order: those that its description tells of, as
+    C(test_host_release), and those that it writes into an inventory."""
+
+
+def load_roles(folder: Path, names: Iterable[str] = ()) -> dict[str, Role]:
+    """Read the options of roles from their argument_specs.yml.
+
+    Args:
+        folder: The folder that holds the roles.
+        names: The roles to take; none means all that describe their options.
+
+    Raises:
+        FileNotFoundError: A named role has no such file.
+    """
+    wanted = list(names) or sorted(path.parts[-3] for path in folder.glob("*/meta/argument_specs.yml"))
+    roles = {}
+    for name in wanted:
+        text = (folder / name / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
+        entries: Mapping[str, Mapping[str, object]] = yaml.safe_load(text)["argument_specs"]
+        options: dict[str, Spec] = {}
+        for entry in entries.values():
+            options.update(mapping(entry.get("options")))
+        main = mapping(mapping(entries.get("main")).get("options"))
+        required = frozenset(key for key, spec in main.items() if mapping(spec).get("required"))
+        mentioned = set(re.findall(rf"C\(({name}_\w+)\)", text))
+        for template in folder.glob(f"{name}/templates/*.yml.j2"):
+            mentioned.update(re.findall(rf"^ *({name}_\w+):", template.read_text(encoding="utf-8"), re.MULTILINE))
+        roles[name] = Role(name, options, required, frozenset(mentioned))
+    return roles
+
+
+def mapping(value: object) -> Mapping[str, Spec]:
+    """Return the value where it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def first_sentence(spec: Spec) -> str:
+    """Return the first sentence of an option's description."""
+    description = spec.get("description", "")
+    text = str(description[0] if isinstance(description, list) else description)
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text, maxsplit=1)[0]
+
+
+# --- evaluating what the operator wrote
+
+
+class CannotEvaluate(Exception):
+    """A template that can't be evaluated, with the reason in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """Turns raw variables into values, leaf by leaf, so that one bad template doesn't hide the other values.
+
+    Args:
+        variables: The raw variables of the host.
+        evaluate: Evaluates one leaf. Raises CannotEvaluate.
+        is_encrypted: Whether a leaf is encrypted in itself.
+    """
+
+    variables: Mapping[str, object]
+    evaluate: Callable[[object], object]
+    is_encrypted: Callable[[object], bool] = lambda value: False
+
+    def resolve(self, where: str, raw: object, report: Report, through: tuple[str, ...] = ()) -> object:
+        """Evaluate a raw variable, with UNUSABLE for what can't be; the report learns what may not be shown.
+
+        Args:
+            where: Path of the value.
+            raw: The value as it was written.
+            report: Takes the problems.
+            through: Variables that led here.
+        """
+        if isinstance(raw, Mapping):
+            return {key: self.resolve(join(where, key), value, report, through) for key, value in raw.items()}
+        if isinstance(raw, list | tuple):
+            return [self.resolve(f"{where}[{index}]", value, report, through) for index, value in enumerate(raw)]
+        if raw is None or isinstance(raw, bool | int | float):
+            return raw
+        # {{ name }} alone is followed by hand: what is secret below it then hides only itself.
+        if isinstance(raw, str) and (alone := re.fullmatch(r"\s*\{\{\s*([A-Za-z_]\w*)\s*\}\}\s*", raw)):
+            name = alone[1]
+            target = self.variables.get(name)
+            if isinstance(target, Mapping | list | tuple) and name not in through:
+                if is_vault_name(name):
+                    report.hidden.add(where)
+                return self.resolve(where, target, report, (*through, name))
+        names, encrypted = self.references(raw)
+        if encrypted or any(map(is_vault_name, names)):
+            report.hidden.add(where)
+        try:
+            return plain(self.evaluate(raw))
+        except CannotEvaluate as error:
+            # Facts aren't known before a host is reached, and names with _ belong to the roles, which check again.
+            if "ansible_facts" not in names and not any(name.startswith("_") for name in names):
+                self._explain(where, str(error), encrypted, report)
+            return UNUSABLE
+
+    def _explain(self, where: str, error: str, encrypted: bool, report: Report) -> None:
+        if undefined := re.search(r"'([A-Za-z_]\w*)' is undefined", error):
+            known = (name for name in self.variables if not name.startswith("ansible_"))
+            hint = did_you_mean(undefined[1], known, 0.8)
+            text = f"it uses the variable {undefined[1]}, which is not defined for this host. {hint}"
+            report.add(where, text.strip())
+        elif encrypted:
+            report.add(where, "it can't be decrypted. Give the vault's password, as with --ask-vault-pass.")
+        else:
+            report.add(where, "its template can't be evaluated.", error)
+
+    def references(self, raw: object) -> tuple[set[str], bool]:
+        """Find the names that a raw value mentions, through other variables too, and whether one is encrypted."""
+        names: set[str] = set()
+        encrypted = False
+        todo = [raw]
+        while todo:
+            value = todo.pop()
+            if self.is_encrypted(value):
+                encrypted = True
+            elif isinstance(value, Mapping):
+                todo.extend(value.values())
+            elif isinstance(value, list | tuple):
+                todo.extend(value)
+            elif isinstance(value, str) and ("{{" in value or "{%" in value):
+                for name in set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", value)) - names:
+                    names.add(name)
+                    # Magic variables (groups, hostvars) hold everything there is.
+                    if name not in {"groups", "hostvars", "vars"} and name in self.variables:
+                        todo.append(self.variables[name])
+        return names, encrypted
+
+
+def is_vault_name(name: str) -> bool:
+    """Tell whether a variable is secret by its name: of a file that is encrypted as a whole nothing else tells."""
+    return name.startswith("vault")
+
+
+def plain(value: object) -> object:
+    """Copy a value into Python's own collections."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def join(where: str, key: object) -> str:
+    """Return the path of an entry of a mapping."""
+    return (
+        f"{where}.{key}"
+        if re.fullmatch(r"[\w-]+", str(key))
+        else f"{where}[{json.dumps(str(key), ensure_ascii=False)}]"
+    )
+
+
+# --- types
+
+
+TRUE = frozenset({"y", "yes", "on", "1", "true", "t"})
+FALSE = frozenset({"n", "no", "off", "0", "false", "f"})
+KINDS = {
+    "str": "text",
+    "path": "a path",
+    "int": "a whole number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+}
+
+
+def converted(value: object, kind: str) -> object:
+    """Return the value as the type that an option has.
+
+    Stricter than Ansible, which takes yes for the text "True" and "a, b" for a list, but hands on what was written.
+
+    Raises:
+        BadValue: It isn't of that type.
+    """
+    if value is None:
+        raise BadValue("it has no value. Give one, or leave the line out to get the default.")
+    if kind in ("str", "path"):
+        if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+            return str(value)
+        if isinstance(value, bool):
+            raise BadValue(
+                'it must be text. YAML reads yes, no, on and off as true and false: put it in quotes, as in "yes".'
+            )
+        if not isinstance(value, Mapping | list):
+            raise BadValue(
+                "it must be text. YAML reads it as a number or a date, and may change it: put it in quotes, "
+                'as in "1.10".'
+            )
+    elif kind == "int":
+        if isinstance(value, int) and not isinstance(value, bool):
+            return int(value)
+        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
+            return int(value)
+    elif kind == "bool":
+        if str(value).lower() in TRUE | FALSE:
+            return str(value).lower() in TRUE
+    elif kind not in KINDS or isinstance(value, (list, tuple) if kind == "list" else Mapping):
+        return value
+    raise BadValue(f"it must be {KINDS[kind]}.")
+
+
+# --- what a type can't say
+
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,22}[a-z0-9]")
+RESERVED = {
+    "a Debian account or group": """
+        adm audio avahi backup bin cdrom chrony crontab daemon dialout dip disk docker fax floppy games gnats input irc
+        kmem kvm list lp mail man messagebus mysql netdev news nobody nogroup ntp ntpsec operator plugdev polkitd
+        postfix postgres proxy redis render root sasl sgx shadow src staff sudo sync sys syslog tape tcpdump tss tty
+        users utmp uucp uuidd video voice www-data""",
+    "a unit of systemd or of a Debian package": """
+        apparmor apt-daily autovt certbot console-getty container-getty cron dbus e2scrub fail2ban fstrim getty ifup
+        keepalived logrotate modprobe networking nftables nginx openvpn postgresql rsyslog serial-getty ssh sshd
+        unattended-upgrades user-runtime-dir uwsgi""",
+    "an entry of /run": "blkid credentials initctl lock log mount needrestart network screen shm systemd udev user",
+    "a name of this project's own": "flask-on-metal",
+}
+
+
+def check_name(name: str) -> None:
+    """Check an app's name, which is also that of its account, units and folders."""
+    if not NAME.fullmatch(name):
+        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:24].strip("-")
+        raise BadValue(
+            "it must be 2 to 24 lower-case letters, digits and hyphens, begin with a letter and not end with a hyphen.",
+            f'Perhaps "{near}".' if NAME.fullmatch(near) else "",
+        )
+    owner = next((owner for owner, names in RESERVED.items() if name in names.split()), None)
+    if name.startswith("systemd-"):
+        owner = "a unit or account of systemd"
+    if owner:
+        raise BadValue(
+            f"it is {owner}, and the app gets an account, units and a /run folder of its name.",
+            f'Choose another, as in "{name[:20]}-app".',
+        )
+
+
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
+
+
+def check_domain(domain: str) -> None:
+    """Check a host name or an address, as a certificate and a server_name have it."""
+    rule = "it must be a host name or an address"
+    bare = re.sub(r"^[a-z][a-z0-9+.-]*://", "", domain.strip(), flags=re.IGNORECASE)
+    bare = re.sub(r":\d*$", "", bare.split("/")[0]) if bare.count(":") < 2 else bare.split("/")[0]
+    hint = f'Write "{bare}".' if bare and bare != domain and valid_domain(bare) else ""
+    if not domain.strip():
+        raise BadValue(f"{rule}, and is empty.")
+    if re.search(r"\s", domain):
+        raise BadValue(f"{rule}, without blanks; one entry of the list for each.", hint)
+    if "://" in domain:
+        raise BadValue(f"{rule}, without a scheme.", hint)
+    if "/" in domain:
+        raise BadValue(f"{rule}, without a path.", hint)
+    if "*" in domain:
+        raise BadValue(f"{rule}. Wildcards can't be used: list each name.")
+    if domain.startswith("["):
+        raise BadValue(f"{rule}. An IPv6 address is written without brackets and port.")
+    if is_address(domain):
+        return
+    if ":" in domain:
+        raise BadValue(f"{rule}, without a port.", hint)
+    if "_" in domain:
+        raise BadValue(f"{rule}. Host names have no underscore.", did_you_mean_text(domain.replace("_", "-")))
+    if not domain.isascii():
+        raise BadValue(
+            f"{rule}. Names with other letters than a to z are written in their ASCII form.",
+            f'Write "{ascii_form(domain)}".' if ascii_form(domain) else "",
+        )
+    if domain.endswith("."):
+        raise BadValue(f"{rule}, without the dot at its end.", did_you_mean_text(domain.rstrip(".")))
+    if not valid_domain(domain):
+        numeric = domain.rsplit(".", 1)[-1].isdigit()
+        raise BadValue(f"{rule}." if not numeric else "it looks like an IPv4 address but isn't one.")
+
+
+def did_you_mean_text(text: str) -> str:
+    """Ask whether a text was meant, where it is a domain."""
+    return f'Did you mean "{text}"?' if valid_domain(text) else ""
+
+
+def valid_domain(name: str) -> bool:
+    """Tell whether it is an address or a host name of letters, digits and hyphens whose last label isn't a number."""
+    labels = name.split(".")
+    return is_address(name) or (len(name) <= 253 and all(map(LABEL.fullmatch, labels)) and not labels[-1].isdigit())
+
+
+def is_address(text: str) -> bool:
+    """Tell whether it is an IPv4 or IPv6 address without a zone."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def ascii_form(domain: str) -> str | None:
+    """Return the xn-- form of a name, by today's rules where the library for them is there."""
+    try:
+        try:
+            import idna
+        except ImportError:
+            return domain.encode("idna").decode()
+        return idna.encode(domain.rstrip("."), uts46=True).decode()
+    except UnicodeError:
+        return None
+
+
+def same_domain(domain: str) -> str:
+    """Return a key that is the same for two spellings of one name or address."""
+    try:
+        return str(ipaddress.ip_address(domain))
+    except ValueError:
+        return (ascii_form(domain) or domain).rstrip(".").lower()
+
+
+def check_wsgi(entry: str) -> None:
+    """Check the form module:callable or module:factory(literals)."""
+    wsgi_module(entry)
+
+
+def wsgi_module(entry: str) -> str:
+    """Return the module of a WSGI entry.
+
+    Raises:
+        BadValue: It hasn't the form module:callable, or calls with more than literals: it is evaluated at start, and an
+            expression in it would be code that no one looks for in an option.
+    """
+    rule = 'it must be module:callable or module:factory(), as in "newsboard:create_app()".'
+    module, colon, call = entry.partition(":")
+    if not colon or not call or not module:
+        name = entry.strip(":").removesuffix(".py").replace("/", ".")
+        raise BadValue(rule, f'Perhaps "{name}:app".' if is_dotted(name) else "")
+    if not is_dotted(module):
+        dotted = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise BadValue(
+            f"{rule} The module is written as in an import.", f'Perhaps "{dotted}:{call}".' if is_dotted(dotted) else ""
+        )
+    try:
+        tree = ast.parse(call, mode="eval").body
+    except (SyntaxError, ValueError):
+        raise BadValue(f"{rule} What follows the colon isn't Python.") from None
+    if isinstance(tree, ast.Call):
+        try:
+            for argument in [*tree.args, *(item.value for item in tree.keywords)]:
+                ast.literal_eval(argument)
+        except ValueError:
+            raise BadValue(f"{rule} A factory's arguments must be literals: texts, numbers, true, lists.") from None
+        if any(item.arg is None for item in tree.keywords):
+            raise BadValue(f"{rule} A factory's arguments must be literals: texts, numbers, true, lists.")
+        tree = tree.func
+    while isinstance(tree, ast.Attribute):
+        tree = tree.value
+    if not isinstance(tree, ast.Name) or call != call.strip():
+        raise BadValue(rule)
+    return module
+
+
+def is_dotted(name: str) -> bool:
+    """Tell whether it is a name as in an import."""
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
+
+
+REQUIREMENT = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:\[[A-Za-z0-9,._ -]+\])?\s*(==|===|>=|<=|~=|!=|<|>|@)\s*(.*)"
+)
+GIT_SCHEMES = ("https", "ssh", "file")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a source is: a directory with its path, else git or a requirement."""
+
+    kind: str
+    path: Path | None = None
+
+
+def check_source(source: str) -> None:
+    """Check a directory that is there, a git URL or a pinned requirement."""
+    parse_source(source)
+
+
+def parse_source(source: str) -> Source:
+    """Tell what a source is.
+
+    Raises:
+        BadValue: It is none of the three, or a directory that isn't there.
+    """
+    rule = "it must be a directory, git+https://… or a requirement as name==1.2."
+    if not source.strip():
+        raise BadValue(f"{rule} It is empty.")
+    if source.startswith("git+"):
+        url = urlsplit(source.removeprefix("git+"))
+        if url.scheme == "http":
+            raise BadValue("git+http is neither encrypted nor authentic: use git+https.")
+        if url.scheme not in GIT_SCHEMES or not url.path.strip("/") or (url.scheme != "file" and not url.hostname):
+            raise BadValue(
+                "a repository is written as git+https://host/path, git+ssh://git@host/path or git+file:///path."
+            )
+        if url.password or (url.scheme == "https" and url.username):
+            raise BadValue(
+                "a password or token in source would be written to logs and releases. Take it out, and use git's "
+                "credential store or git+ssh."
+            )
+        if "@" in url.path or url.fragment:
+            raise BadValue("the branch, tag or commit goes into version, not into source.")
+        return Source("git")
+    if "://" in source:
+        raise BadValue(rule, f'Perhaps "git+{source}".' if re.match(r"(https|ssh)://", source) else "")
+    if scp := re.fullmatch(r"([\w.-]+@[\w.-]+):([^:]+)", source):
+        raise BadValue(rule, f'Perhaps "git+ssh://{scp[1]}/{scp[2]}".')
+    if not Path(source).is_dir() and (requirement := REQUIREMENT.fullmatch(source)):
+        if requirement[1] != "==" or not re.fullmatch(r"[A-Za-z0-9.!+_-]+", requirement[2]):
+            raise BadValue(
+                "a requirement must be pinned to one version, as in name==1.2: else one input could be two releases."
+            )
+        return Source("requirement")
+    path = Path(os.path.abspath(source))  # noqa: PTH100  (resolve() would follow links, and show another path)
+    if source.startswith("~"):
+        raise BadValue("a ~ isn't replaced here. Write the path out, or \"{{ lookup('env', 'HOME') }}/…\".")
+    if not path.exists():
+        hint = (
+            nearest(path.name, [item.name for item in path.parent.iterdir() if item.is_dir()])
+            if path.parent.is_dir()
+            else None
+        )
+        if hint:
+            raise BadValue("there is no such directory.", f"Looked at {path}. Did you mean {path.parent / hint}?")
+        bare = "" if "/" in source else f" If it is a package, pin it: {source}==1.2"
+        raise BadValue("there is no such directory.", f"Looked at {path}.{bare}")
+    if not path.is_dir():
+        raise BadValue("it is a file. Name the directory that holds the code.")
+    return Source("directory", path)
+
+
+def check_version(version: str) -> None:
+    """Check a branch, tag or commit, which git must not take for an option."""
+    if not version or version.startswith("-") or re.search(r"[\s\x00-\x1f~^:?*\[\\]|\.\.", version):
+        raise BadValue("it must be a branch, tag or commit.")
+
+
+def check_health_path(path: str) -> None:
+    """Check a path of a request line."""
+    if not path.startswith("/"):
+        raise BadValue("it must begin with a slash.", f'Write "/{path}".' if re.fullmatch(r"[\w./-]+", path) else "")
+    if re.search(r"[\s\x00-\x1f\x7f\"'\\#]", path) or not path.isascii():
+        raise BadValue("it must be a path as in a URL, without blanks, quotes and #.")
+
+
+def check_max_body(size: str) -> None:
+    """Check NGINX's notation of a size."""
+    if not re.fullmatch(r"\d+[kKmMgG]?", size):
+        near = re.match(r"(\d+)\s*([kKmMgG])", size)
+        raise BadValue(
+            "it must be a size in NGINX's notation: a number, and k, m or g, as in 16m.",
+            f"Write {near[1]}{near[2].lower()}." if near else "",
+        )
+
+
+def check_below(path: str) -> None:
+    """Check a path below the source."""
+    if path.startswith("/") or ".." in path.split("/") or not path.strip():
+        raise BadValue("it must be a path below source: not absolute, and without '..'.")
+    if re.search(r"[\s\x00-\x1f\"';{}$\\]", path):
+        raise BadValue("it must have no blanks, quotes, semicolons, braces, dollars and backslashes.")
+
+
+def check_text(text: str) -> None:
+    """Check text that can be in an environment or a unit."""
+    if "\0" in text:
+        raise BadValue("it has a NUL character in it.")
+
+
+def check_timezone(zone: str) -> None:
+    """Check a zone that the control node knows too, where it knows any."""
+    known = zoneinfo.available_timezones()
+    if known and zone not in known:
+        raise BadValue(
+            "it must be a zone as in /usr/share/zoneinfo, as in Europe/Copenhagen.", did_you_mean(zone, known)
+        )
+
+
+def check_proxy(url: str) -> None:
+    """Check the URL of a proxy, or nothing."""
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise BadValue("it must be the URL of an HTTP proxy, as in http://proxy.example.org:3128.")
+
+
+def check_package(name: str) -> None:
+    """Check the name of a Debian package."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=\S+)?", name):
+        raise BadValue("it must be the name of a Debian package.")
+
+
+def check_certificate_file(name: str) -> None:
+    """Check a PEM file on the control node."""
+    path = Path(os.path.abspath(name))  # noqa: PTH100
+    if not path.is_file():
+        raise BadValue("there is no such file on this machine.", f"Looked at {path}.")
+    if "-----BEGIN CERTIFICATE-----" not in path.read_text(errors="replace"):
+        raise BadValue(
+            "it must hold a certificate in PEM form, which begins with -----BEGIN CERTIFICATE-----.",
+            f"Looked at {path}.",
+        )
+
+
+VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
+    "flask_apps[].name": check_name,
+    "flask_apps[].domains[]": check_domain,
+    "flask_apps[].source": check_source,
+    "flask_apps[].version": check_version,
+    "flask_apps[].wsgi": check_wsgi,
+    "flask_apps[].requirements": check_below,
+    "flask_apps[].health_path": check_health_path,
+    "flask_apps[].migrate": check_text,
+    "flask_apps[].max_body": check_max_body,
+    "host_ca_certificates[]": check_certificate_file,
+    "host_ntp_servers[]": check_domain,
+    "host_packages[]": check_package,
+    "host_proxy": check_proxy,
+    "host_timezone": check_timezone,
+}
+"""What a text must be, by its option; [] stands for each element of a list."""
+
+RANGES: Mapping[str, tuple[int, int | None, str]] = {
+    "certificate_days": (
+        31,
+        None,
+        "a certificate is renewed when 30 days of it are left, so a shorter one would be at each run",
+    ),
+    "flask_app_keep": (2, None, "with fewer there is no release to go back to"),
+    "flask_apps[].harakiri": (1, None, ""),
+    "flask_apps[].health_timeout": (1, None, ""),
+    "flask_apps[].processes": (1, 1024, ""),
+    "flask_apps[].threads": (1, 1024, ""),
+    "nginx_client_timeout": (1, None, ""),
+    "nginx_keepalive_timeout": (0, None, ""),
+    "nginx_large_header_buffers": (1, None, ""),
+    "nginx_worker_connections": (16, 1048576, ""),
+    "uwsgi_backlog": (1, 65535, ""),
+    "uwsgi_stop_timeout": (1, None, ""),
+}
+"""Least and largest number of an option, and why where that isn't plain."""
+
+EXAMPLES = {
+    "flask_apps[].name": "name: newsboard",
+    "flask_apps[].domains": "domains: [news.example.org]",
+    "flask_apps[].source": 'source: "{{ playbook_dir }}/../app"',
+    "flask_apps[].wsgi": 'wsgi: "newsboard:create_app()"',
+    "flask_apps[].environment": 'environment: {PAGE_SIZE: "30"}',
+    "flask_apps[].static": "static: {/static/: newsboard/static}",
+    "flask_apps": "an app as in inventory/example",
+}
+"""How an option is written, for those who left it out or gave it another shape."""
+
+
+# --- one option after the other
+
+
+def check_option(report: Report, where: str, key: str, value: object, spec: Spec) -> object:
+    """Check a value against its spec, all the way down.
+
+    Args:
+        report: Takes the problems.
+        where: The value's path, as the operator wrote it.
+        key: The same without numbers, as the tables above have it.
+        value: The value, evaluated.
+        spec: What it should be.
+
+    Returns:
+        The value as its type, with the defaults of the keys that aren't given, and UNUSABLE for what isn't right.
+    """
+    if value is UNUSABLE:
+        return UNUSABLE
+    kind = str(spec.get("type", "str"))
+    try:
+        good = converted(value, kind)
+    except BadValue as error:
+        example = f"For example: {EXAMPLES[key]}" if key in EXAMPLES else ""
+        if kind == "list" and isinstance(value, str) and spec.get("elements") in ("str", "path"):
+            example = f"Write [{value}]."
+            report.add(where, error.text, example, value)
+        else:
+            # A text in place of a collection may be anything, a secret as well.
+            report.add(
+                where,
+                f"{error.text} {example}".strip(),
+                value=NOT_SHOWN if kind in ("dict", "list") or isinstance(value, Mapping | list) else value,
+            )
+        return UNUSABLE
+    if isinstance(good, list | tuple):
+        element = {"type": spec.get("elements", "raw"), "options": spec.get("options"), "choices": spec.get("choices")}
+        return [check_option(report, f"{where}[{index}]", f"{key}[]", item, element) for index, item in enumerate(good)]
+    if isinstance(good, Mapping):
+        options = mapping(spec.get("options"))
+        return check_keys(report, where, key, good, options) if options else good
+    choices = spec.get("choices")
+    if isinstance(choices, list) and good not in choices:
+        report.add(
+            where,
+            f"it must be one of {', '.join(map(str, choices))}.",
+            did_you_mean(str(good), map(str, choices)),
+            value,
+        )
+        return UNUSABLE
+    if key in RANGES and isinstance(good, int):
+        least, largest, reason = RANGES[key]
+        if good < least or (largest is not None and good > largest):
+            limits = f"at least {least}" if largest is None else f"{least} to {largest}"
+            report.add(where, f"it must be {limits}{': ' if reason else ''}{reason}.", value=value)
+            return UNUSABLE
+    if key in VALUE_CHECKS and isinstance(good, str):
+        try:
+            VALUE_CHECKS[key](good)
+        except BadValue as error:
+            report.add(where, error.text, error.detail, value)
+            return UNUSABLE
+        except OSError as error:
+            report.add(where, "it can't be read on this machine.", f"{error.strerror}.", value)
+            return UNUSABLE
+    return good
+
+
+def check_keys(
+    report: Report, where: str, key: str, value: Mapping[object, object], options: Mapping[str, Spec]
+) -> dict[str, object]:
+    """Check a mapping with given keys: unknown ones, missing ones, and each value."""
+    name = value.get("name")
+    if key == "flask_apps[]" and isinstance(name, str) and len(name) <= 40 and not report.is_hidden(f"{where}.name"):
+        report.labels[where] = name
+    checked: dict[str, object] = {}
+    unknown = [str(item) for item in value if item not in options]
+    meant = set()
+    for item in unknown:
+        # The value isn't shown: a misspelt secrets would show its own.
+        near = nearest(item, (option for option in options if option not in value))
+        near = near or nearest(item, options)
+        meant.add(near)
+        hint = f"Did you mean {near}?" if near else f"There are: {', '.join(options)}."
+        report.add(join(where, item), f"there is no such option. {hint}")
+    for option, spec in options.items():
+        if option in value:
+            checked[option] = check_option(report, f"{where}.{option}", f"{key}.{option}", value[option], spec)
+        elif spec.get("required") and option not in meant:
+            example = EXAMPLES.get(f"{key}.{option}", "")
+            report.add(
+                where, f"{option} is missing: {first_sentence(spec)}{' For example: ' if example else ''}{example}"
+            )
+        elif "default" in spec:
+            checked[option] = spec["default"]
+    return checked
+
+
+# --- names of variables
+
+
+def check_names(report: Report, names: Iterable[str], roles: Mapping[str, Role]) -> set[str]:
+    """Find variables that look like an option and aren't one, and would be without effect.
+
+    Returns:
+        The options that were probably meant, so that they aren't called missing as well.
+    """
+    known = {option for role in roles.values() for option in [*role.options, *role.mentioned]}
+    app_options = (
+        mapping(mapping(roles["flask_app"].options).get("flask_apps")).get("options") if "flask_app" in roles else None
+    )
+    meant = set()
+    for name in sorted(set(names) - known):
+        if name.startswith(("_", "ansible_")):
+            continue
+        near = typo(name, known)
+        role = max((role for role in roles if name.startswith(f"{role}_")), key=len, default=None)
+        if near is None and role is None:
+            continue
+        meant.add(near)
+        if near is None and role is not None:
+            prefix = f"{role}_"
+            rest = name.removeprefix(prefix)
+            if role == "flask_app" and rest in mapping(app_options):
+                report.add(
+                    name, f"there is no such option: {rest} belongs to one app. Write it below the app in flask_apps."
+                )
+                continue
+            near = nearest(
+                rest, (option.removeprefix(prefix) for option in roles[role].options if option.startswith(prefix))
+            )
+            near = near and prefix + near
+        hint = (
+            f"Did you mean {near}?"
+            if near
+            else f"A variable of your own must not begin with {role}_, so that a misspelt option is found."
+        )
+        report.add(name, f"there is no such option. {hint}")
+    return {name for name in meant if name}
+
+
+def typo(name: str, known: Iterable[str]) -> str | None:
+    """Find the known name that is one or two slips of the pen away, as nginx_adopt for ngnix_adopt."""
+    for option in known:
+        # The ratio is what keeps short names of other origin out: flask_opts isn't meant as flask_apps.
+        if (
+            abs(len(option) - len(name)) <= 2
+            and difflib.SequenceMatcher(None, name, option).ratio() >= 0.85
+            and edits(name, option) <= 2
+        ):
+            return option
+    return None
+
+
+def edits(one: str, other: str) -> int:
+    """Count how many letters to add, drop, replace or swap with their neighbour turn one word into the other."""
+    rows = [list(range(len(other) + 1))]
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            best = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and b == one[i - 2]:
+                best = min(best, rows[-2][j - 2] + 1)
+            row.append(best)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+# --- what values must be to each other
+
+
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SYSTEMD_SETS = """
+    CACHE_DIRECTORY CONFIGURATION_DIRECTORY CREDENTIALS_DIRECTORY INVOCATION_ID JOURNAL_STREAM LISTEN_FDNAMES LISTEN_FDS
+    LISTEN_PID LOGS_DIRECTORY MAINPID NOTIFY_SOCKET RUNTIME_DIRECTORY STATE_DIRECTORY SYSTEMD_EXEC_PID WATCHDOG_PID
+    WATCHDOG_USEC"""
+RESERVED_ENVIRONMENT = {
+    "PATH": "the release sets it, so that its own venv comes first",
+    "PYTHONHOME": "it would take the interpreter away from the release's venv",
+    "VIRTUAL_ENV": "the release has its own",
+    **dict.fromkeys(SYSTEMD_SETS.split(), "systemd sets it"),
+}
+
+
+def check_environment(report: Report, where: str, values: object) -> None:
+    """Check names and values of an environment."""
+    if not isinstance(values, Mapping):
+        return
+    for index, (name, value) in enumerate(values.items()):
+        text = str(name)
+        path = join(where, text)
+        if not ENVIRONMENT_NAME.fullmatch(text):
+            # NAME=value in one is a usual slip, and would show the value.
+            path = f"{where}[{index}]" if report.is_hidden(path) else path
+            report.add(
+                path, "the name must be letters, digits and underscores and not begin with a digit, as in PAGE_SIZE."
+            )
+            continue
+        reason = (
+            "uWSGI reads it as an option of its own" if text.startswith("UWSGI_") else RESERVED_ENVIRONMENT.get(text)
+        )
+        if reason:
+            report.add(path, f"this name can't be set: {reason}.")
+        if value is UNUSABLE:
+            continue
+        if value is None:
+            report.add(path, 'it has no value. Write "" for an empty one, or leave the line out.')
+        elif isinstance(value, bool):
+            report.add(
+                path,
+                "it must be text or a number. YAML makes true of yes and on, and the app would read "
+                '"True": put it in quotes.',
+                value=value,
+            )
+        elif not isinstance(value, str | int | float):
+            report.add(path, "it must be text or a number; a list or mapping can be given as JSON, in quotes.")
+        elif "\0" in str(value):
+            report.add(path, "it has a NUL character in it.")
+
+
+def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
+    """Check what in an app belongs together: source and what should be in it, environment and secrets."""
+    for name in ("environment", "secrets"):
+        check_environment(report, f"{where}.{name}", app.get(name))
+    both = set(mapping(app.get("environment"))) & set(mapping(app.get("secrets")))
+    for name in sorted(map(str, both)):
+        report.add(join(f"{where}.environment", name), "the same name is in secrets. Keep one of them.")
+    if isinstance(app.get("domains"), list) and not app["domains"]:
+        report.add(
+            f"{where}.domains",
+            "it is empty, and no one could reach the app.",
+            f"For example: {EXAMPLES['flask_apps[].domains']}",
+        )
+    static = mapping(app.get("static"))
+    for prefix, folder in static.items():
+        check_static(report, join(f"{where}.static", prefix), str(prefix), folder)
+    if not isinstance(text := app.get("source"), str):
+        return
+    source = parse_source(text)
+    if source.kind != "git" and isinstance(version := app.get("version"), str) and version != "HEAD":
+        report.add(f"{where}.version", "it is for git sources only, and would be without effect.", value=version)
+    if source.path is None:
+        return
+    excluded = [str(item) for item in app["exclude"]] if isinstance(app.get("exclude"), list) else []  # type: ignore[attr-defined]
+    if (
+        isinstance(file := app.get("requirements"), str)
+        and not (source.path / file).is_file()
+        and not (source.path / "pyproject.toml").is_file()
+    ):
+        report.add(
+            f"{where}.requirements",
+            "neither this file nor a pyproject.toml is in source, so the app's dependencies aren't known. "
+            "Make one, if only an empty one.",
+            f"Looked in {source.path}.",
+            file,
+        )
+    if isinstance(entry := app.get("wsgi"), str):
+        check_module(report, f"{where}.wsgi", entry, source.path, excluded, str(app.get("requirements", "")))
+    for prefix, folder in static.items():
+        if isinstance(folder, str) and ".." not in folder.split("/") and not folder.startswith("/"):
+            path = join(f"{where}.static", prefix)
+            if not (source.path / folder).is_dir():
+                report.add(path, "there is no such directory in source.", f"Looked at {source.path / folder}.", folder)
+            elif pattern := excluding(folder, excluded):
+                report.add(path, f"releases do without it: exclude has {pattern}.", value=folder)
+
+
+def check_static(report: Report, where: str, prefix: str, folder: object) -> None:
+    """Check one URL prefix and the folder behind it."""
+    if not re.fullmatch(r"/([A-Za-z0-9._~-]+/)+", prefix):
+        hint = f'Write "/{prefix.strip("/")}/".' if re.fullmatch(r"/?[\w.~-]+(/[\w.~-]+)*/?", prefix) else ""
+        report.add(
+            where,
+            f"a URL prefix must begin and end with a slash, with a name between them, as in /static/. {hint}".strip(),
+        )
+    if folder is UNUSABLE:
+        return
+    if not isinstance(folder, str):
+        report.add(where, f"it must be a folder below source. For example: {EXAMPLES['flask_apps[].static']}")
+        return
+    try:
+        check_below(folder)
+    except BadValue as error:
+        report.add(where, error.text, value=folder)
+
+
+def check_module(
+    report: Report, where: str, entry: str, source: Path, excluded: Sequence[str], requirements: str
+) -> None:
+    """Check that the module of a WSGI entry is in the source directory, or comes with the requirements."""
+    module = wsgi_module(entry)
+    path = module.replace(".", "/")
+    found = next((item for item in (f"{path}.py", f"{path}/__init__.py") if (source / item).is_file()), None)
+    if found or any((source / path).parent.glob(f"{Path(path).name}.*.so")):
+        if pattern := excluding(found or path, excluded):
+            report.add(where, f"releases do without this module: exclude has {pattern}.", value=entry)
+        return
+    top = module.split(".")[0]
+    if not (source / top).is_dir() and installs(source / requirements, top):
+        return
+    folder = (source / path).parent
+    known = sorted(modules_in(folder)) if folder.is_dir() else []
+    parent = module.rpartition(".")[0]
+    near = nearest(module.rsplit(".", 1)[-1], known) or (known[0] if len(known) == 1 else None)
+    if near:
+        hint = f'Did you mean "{parent + "." if parent else ""}{near}:{entry.partition(":")[2]}"?'
+    elif (source / "src" / f"{path}.py").is_file() or (source / "src" / path / "__init__.py").is_file():
+        hint = f"It is in src/, and only the top of source is on Python's path: name {source / 'src'} as source."
+    else:
+        hint = f"Looked in {source}" + (
+            f", which has {', '.join(known[:8])}." if known else ", which has no module at all."
+        )
+    report.add(
+        where,
+        f"there is no {path}.py and no {path}/__init__.py in source."
+        if not report.is_hidden(where)
+        else "source has no such module.",
+        hint,
+        entry,
+    )
+
+
+def modules_in(folder: Path) -> Iterator[str]:
+    """Yield the names of the modules and packages in a folder."""
+    for item in folder.iterdir():
+        name = item.stem if item.suffix == ".py" else item.name
+        if (
+            name.isidentifier()
+            and name not in ("__init__", "conftest", "setup")
+            and (item.suffix == ".py" or (item / "__init__.py").is_file())
+        ):
+            yield name
+
+
+def installs(requirements: Path, module: str) -> bool:
+    """Tell whether a requirements file names a package like the module, or a local one, whose modules can't be told."""
+    if not requirements.is_file():
+        return False
+    lines = [line.strip() for line in requirements.read_text(errors="replace").splitlines()]
+    names = {
+        re.sub(r"[-_.]+", "_", match[0]).lower() for line in lines if (match := re.match(r"[A-Za-z0-9][\w.-]*", line))
+    }
+    return module.lower() in names or any(line.startswith((".", "-e ", "-r ")) for line in lines)
+
+
+def excluding(path: str, patterns: Iterable[str]) -> str | None:
+    """Return the pattern that leaves a path out, if any."""
+    return next(
+        (pattern for pattern in patterns for part in path.strip("/").split("/") if fnmatch.fnmatchcase(part, pattern)),
+        None,
+    )
+
+
+def check_apps(report: Report, apps: Sequence[object]) -> None:
+    """Check each app, and what no two of them may share."""
+    names: dict[str, str] = {}
+    domains: dict[str, tuple[str, object]] = {}
+    for index, app in enumerate(apps):
+        where = f"flask_apps[{index}]"
+        if not isinstance(app, Mapping):
+            continue
+        if isinstance(name := app.get("name"), str):
+            if name in names:
+                report.add(f"{where}.name", f"{names[name]} has the same name. Each app needs its own.", value=name)
+            names.setdefault(name, where)
+        for number, domain in enumerate(app["domains"] if isinstance(app.get("domains"), list) else []):
+            if isinstance(domain, str):
+                place = f"{where}.domains[{number}]"
+                first, other = domains.setdefault(same_domain(domain), (place, app.get("name")))
+                if first != place:
+                    of = f" of {other}" if isinstance(other, str) and other != name else ""
+                    report.add(
+                        place, f"the same domain is {first}{of}. One app answers to a domain, once.", value=domain
+                    )
+        try:
+            check_app(report, where, app)
+        except OSError as error:
+            report.add(f"{where}.source", "something in it can't be read on this machine.", str(error))
+
+
+BUFFER_SIZE = 64
+"""uWSGI's buffer-size in KiB, its largest. A request's header must fit into it, with the variables that NGINX adds."""
+DEFAULT_SOMAXCONN = 4096
+"""The kernel's own since Linux 5.4, for those who replace host_sysctl and leave it out."""
+
+
+def check_relations(report: Report, options: Mapping[str, object]) -> None:
+    """Check what options of different roles must be to each other; options that aren't given have their defaults."""
+    stop = options.get("uwsgi_stop_timeout")
+    apps = options.get("flask_apps")
+    for index, app in enumerate(apps if isinstance(apps, list) else []):
+        harakiri = app.get("harakiri") if isinstance(app, Mapping) else None
+        if isinstance(harakiri, int) and isinstance(stop, int) and harakiri >= stop:
+            report.add(
+                f"flask_apps[{index}].harakiri",
+                f"it must be less than uwsgi_stop_timeout, which is {stop}: else systemd kills requests that may still "
+                "take their time. Lower it, or raise uwsgi_stop_timeout.",
+                value=harakiri,
+            )
+    backlog = options.get("uwsgi_backlog")
+    sysctl = options.get("host_sysctl")
+    if isinstance(backlog, int) and isinstance(sysctl, Mapping):
+        somaxconn = sysctl.get("net.core.somaxconn", DEFAULT_SOMAXCONN)
+        if somaxconn is not UNUSABLE and not re.fullmatch(r"\d+", str(somaxconn)):
+            report.add('host_sysctl["net.core.somaxconn"]', "it must be a whole number.", value=somaxconn)
+        elif somaxconn is not UNUSABLE and backlog > int(str(somaxconn)):
+            report.add(
+                "uwsgi_backlog",
+                f"it must be at most net.core.somaxconn of host_sysctl, which is {somaxconn}: the kernel would cut it. "
+                "Lower it, or raise the other.",
+                value=backlog,
+            )
+    buffers = options.get("nginx_large_header_buffers")
+    if isinstance(buffers, int) and buffers * 8 + 4 > BUFFER_SIZE:
+        largest = (BUFFER_SIZE - 4) // 8
+        report.add(
+            "nginx_large_header_buffers",
+            f"it must be at most {largest}: so many buffers of 8 KiB, and 4 KiB of NGINX's own, fit in uWSGI's buffer "
+            f"of {BUFFER_SIZE} KiB.",
+            value=buffers,
+        )
+
+
+# --- a host, and all of them
+
+
+def check_host(roles: Mapping[str, Role], evaluator: Evaluator) -> tuple[Report, dict[str, object]]:
+    """Find all problems of one host.
+
+    Args:
+        roles: The roles whose options are checked.
+        evaluator: The host's variables.
+
+    Returns:
+        The report, and the options as they will be, with their defaults.
+    """
+    report = Report()
+    meant = check_names(report, evaluator.variables, roles)
+    options: dict[str, object] = {}
+    for role in roles.values():
+        for option, spec in role.options.items():
+            if option in evaluator.variables:
+                value = evaluator.resolve(option, evaluator.variables[option], report)
+                options[option] = check_option(report, option, option, value, spec)
+            elif option in role.required and option not in meant:
+                report.add(option, f"it isn't set: {first_sentence(spec)} For example: {EXAMPLES.get(option, '')}")
+            elif "default" in spec:
+                options[option] = spec["default"]
+    apps = options.get("flask_apps")
+    if isinstance(apps, list):
+        check_apps(report, apps)
+    check_environment(report, "flask_app_build_environment", options.get("flask_app_build_environment"))
+    check_relations(report, options)
+    return report, options
+
+
+def check_only(reports: Mapping[str, Report], options: Mapping[str, Mapping[str, object]]) -> None:
+    """Check that the app to release is one; an app of one host needn't be on the others."""
+    names: set[str] = set()
+    for values in options.values():
+        apps = values.get("flask_apps")
+        if not isinstance(apps, list) or any(
+            not isinstance(app, Mapping) or app.get("name") is UNUSABLE for app in apps
+        ):
+            return
+        names.update(str(app["name"]) for app in apps if "name" in app)
+    for host, values in options.items():
+        only = values.get("flask_app_only")
+        if isinstance(only, str) and only and only not in names:
+            hint = did_you_mean(only, names) or f"There are: {', '.join(sorted(names)) or 'none'}."
+            reports[host].add(
+                "flask_app_only", "flask_apps has no app of this name; it is what -e app=… sets.", hint, only
+            )
+
+
+def empty_group(group: str, groups: Mapping[str, Sequence[str]], inventory: Iterable[str]) -> str | None:
+    """Say that a group has no hosts: Ansible itself would do nothing and call that a success."""
+    if groups.get(group):
+        return None
+    others = (name for name, hosts in groups.items() if hosts and name not in ("all", "ungrouped"))
+    near = nearest(group, others, 0.7)
+    return (
+        f"The group {group} has no hosts in this inventory ({', '.join(inventory) or 'none was given'}), so there is "
+        "nothing to do.\nAdd at least one host to it, as in inventory/example, or name another inventory with -i."
+        + (f"\nIs the group {near} meant to be {group}?" if near else "")
+    )

@@ -1,0 +1,41 @@
+"""Defaults that follow from the host: the one place with the formulas, and the reason for each."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+# uWSGI's largest: a request's header as NGINX passes it on. NGINX's own limit is below, and follows from
+# nginx_large_header_buffers (of 8 KiB each).
+BUFFER_SIZE = 65535
+
+
+class Tuning(TypedDict):
+    """What an app's uwsgi.ini and NGINX site are filled in with."""
+
+    processes: int
+    threads: int
+    harakiri: int  # seconds
+    read_timeout: int  # seconds
+    buffer_size: int  # bytes
+
+
+def tuned(processes: int | None, threads: int | None, harakiri: int, cores: int) -> Tuning:
+    """Work out an app's numbers on a host, its own choice first.
+
+    Args:
+        processes: the operator's number, or None.
+        threads: the operator's number, or None.
+        harakiri: seconds after which a stuck worker is killed.
+        cores: of the host.
+    """
+    return {
+        # As many as can work at the same time: Python computes in one thread of a process. More of them cost memory,
+        # and throughput as well.
+        "processes": processes or max(cores, 1),
+        # For requests that wait (a database, another service), so that they don't keep fast ones from being served.
+        "threads": threads or 8,
+        "harakiri": harakiri,
+        # NGINX waits longer than uWSGI works: the worker is killed and named in the journal, before the client is told.
+        "read_timeout": harakiri + 5,
+        "buffer_size": BUFFER_SIZE,
+    }

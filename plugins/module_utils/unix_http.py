@@ -1,0 +1,77 @@
+"""HTTP over unix sockets, for probes on the host itself."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the probe was told."""
+
+    status: int  # 0: there was no answer
+    text: str
+
+    @property
+    def good(self) -> bool:
+        """Whether the app says that it can do its work."""
+        return self.status == 200
+
+
+class ImpatientSocket(socket.socket):
+    """A socket that reads until a point in time, and not so many seconds for each read: some servers drip."""
+
+    end = 0.0
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Read, or raise TimeoutError when the time is over."""
+        self.settimeout(max(self.end - time.monotonic(), 0.001))
+        return super().recv_into(buffer, nbytes, flags)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, host: str, seconds: float) -> None:
+        """Note where to connect; `seconds` is the time for all of it."""
+        super().__init__(host, timeout=seconds)
+        self.path, self.end = path, time.monotonic() + seconds
+
+    def connect(self) -> None:
+        """Open the unix socket instead of a TCP connection."""
+        self.sock = ImpatientSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.end = self.end
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+def ask(path: Path, host: str, url_path: str, timeout: float) -> Answer:
+    """Send one GET over a unix socket, and wait at most `timeout` seconds for the whole answer."""
+    connection = UnixConnection(path, host, timeout)
+    try:
+        connection.request("GET", url_path, headers={"User-Agent": "flask-on-metal-probe", "Connection": "close"})
+        response = connection.getresponse()
+        return Answer(response.status, response.read(2000).decode(errors="replace").strip())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Answer(0, f"no answer ({error or type(error).__name__})")
+    finally:
+        connection.close()
+
+
+def ask_until_good(path: Path, host: str, url_path: str, seconds: float) -> Answer:
+    """Ask until the answer is 200 or the time (seconds) is over; returns the last answer."""
+    end = time.monotonic() + seconds
+    while True:
+        left = end - time.monotonic()
+        answer = ask(path, host, url_path, max(left, 0.1))
+        if answer.good or time.monotonic() + 0.1 >= end:
+            return answer
+        time.sleep(0.1)

@@ -1,0 +1,83 @@
+"""Ansible module: whether a host is one that these roles can work on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+---
+module: host_preflight
+short_description: Refuses a host that these roles can't work on, and tells its release and packages
+description:
+  - Reads only. All that is wrong is in one message.
+  - M(ansible.builtin.setup) takes three times as long for two facts, and each M(ansible.builtin.apt) a second to find
+    out that there is nothing to install; the list of packages lets that be skipped.
+options:
+  releases:
+    description: Debian's major versions that are supported.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Host is a Debian that these roles support
+  host_preflight:
+    releases: ["12", "13"]
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: distribution and distribution_major_version, as M(ansible.builtin.setup) names them, and
+    installed_packages, the names of Debian packages that are completely installed.
+  type: dict
+  returned: always
+"""
+
+# What Ansible's own modules want to find: command (or Python module), and the package that has it.
+COMMANDS = {"systemctl": "systemd"}
+MODULES = {"apt": "python3-apt"}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={"releases": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True
+    )
+    system = platform.freedesktop_os_release()
+    name, version = system.get("ID", ""), system.get("VERSION_ID", "")
+    problems = []
+    supported = module.params["releases"]
+    if name != "debian" or version not in supported:
+        problems.append(
+            f"it runs {system.get('PRETTY_NAME', name)}; supported are Debian {' and '.join(supported)}: "
+            "install one of them, or take the host out of the inventory"
+        )
+    else:
+        missing = [package for command, package in COMMANDS.items() if shutil.which(command) is None]
+        missing += [package for name, package in MODULES.items() if importlib.util.find_spec(name) is None]
+        if missing:
+            problems.append(f"packages are missing that Ansible works with: apt-get install {' '.join(missing)}")
+        if not Path("/run/systemd/system").is_dir():
+            problems.append("systemd is not its init: containers without it can't hold services")
+    if os.geteuid() != 0:
+        problems.append("tasks don't run as root: set ansible_become: true for it, or let the account use sudo")
+    if problems:
+        module.fail_json(msg="This host can't be used:\n" + "\n".join(f"- {problem}" for problem in problems))
+    _, packages, _ = module.run_command(["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Package}\n"])
+    facts = {
+        "distribution": "Debian",
+        "distribution_major_version": version,
+        "installed_packages": [line[3:] for line in packages.splitlines() if line.startswith("ii ")],
+    }
+    module.exit_json(changed=False, ansible_facts=facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Ansible module: the old release, stopped when nobody waits for it any more."""
+
+from __future__ import annotations
+
+import time
+
+from ansible.module_utils.release import queue_length, release_module, stop_instance
+
+DOCUMENTATION = r"""
+---
+module: release_drain
+short_description: Stops a release that traffic has left
+description:
+  - Waits for the kernel's queue of the old socket and not for a time. Connections in it would be lost if it closed.
+  - The service then finishes what it works on (a graceful stop), and its socket goes after it.
+  - Where the queue doesn't run empty, because the workers are stuck, it is stopped all the same, with a warning.
+options:
+  app: {description: Name of the app., type: str, required: true}
+  id: {description: The release to stop., type: str, required: true}
+  seconds:
+    description: Time for the queue to run empty. The default is longer than NGINX waits for an answer by default.
+    type: int
+    default: 70
+"""
+
+EXAMPLES = r"""
+- name: Old instance has stopped
+  release_drain: {app: news, id: 20260101T000000Z-0123abcd}
+"""
+
+
+def main() -> None:
+    """Run the module."""
+    module, release = release_module({"seconds": {"type": "int", "default": 70}}, secret=())
+    if module.check_mode:
+        module.exit_json(changed=True)
+    current = release.app.current()
+    if current == release:
+        module.fail_json(msg=f"{release.id} is what is served; it is not drained")
+    end, empty, waiting = time.monotonic() + module.params["seconds"], 0, 0
+    # Three looks in a row: a connect that was under way while the link moved shows in the second.
+    while empty < 3 and time.monotonic() < end:
+        waiting = queue_length(module.run_command, release.runtime / "uwsgi.sock")
+        empty = 0 if waiting else empty + 1
+        time.sleep(0.02)
+    if empty < 3:
+        module.warn(
+            f"{release.id} was stopped with {waiting} requests that nobody took from its queue for"
+            f" {module.params['seconds']} s: its workers were stuck"
+        )
+    if complaint := stop_instance(module.run_command, release):
+        module.fail_json(
+            msg=f"the new release serves, but the old one, {release.id}, did not stop cleanly: {complaint}"
+        )
+    module.exit_json(changed=True)
+
+
+if __name__ == "__main__":
+    main()

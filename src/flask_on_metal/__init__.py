@@ -1,0 +1,1 @@
+"""Flask on Metal: the Python behind the commands in bin/."""

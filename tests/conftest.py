@@ -1,0 +1,103 @@
+"""Fixtures of the tests against hosts.
+
+To run them: playbooks/verify.yml, or, with those that disturb a host,
+
+    pytest tests --ignore=tests/unit --hosts=ansible://web --ansible-inventory=inventory/production
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import testinfra
+from helpers import PROGRAMS, Ansible, App, Promised, inventory_name, read_promises
+from testinfra.host import Host
+
+# testinfra asks `ansible-inventory`, and this may be a pytest that nobody activated an environment for.
+os.environ["PATH"] = f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+# No tests: what mypy and the unit tests take for Ansible's packages.
+collect_ignore = ["stubs"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put what disturbs a host after what looks at it, and the reboot last of all."""
+    items.sort(key=lambda item: (item.path.stem == "test_reboot", item.get_closest_marker("disturbs") is not None))
+
+
+@pytest.fixture(scope="session")
+def ansible(request: pytest.FixtureRequest) -> Ansible:
+    """Run Ansible on this machine, with the inventory that the tests were given."""
+    option = request.config.option
+    if not option.hosts or "ansible://" not in option.hosts:
+        pytest.fail("name the hosts: --hosts=ansible://web --ansible-inventory=inventory/production", pytrace=False)
+    inventory = str(option.ansible_inventory or "")
+    if inventory and Path(inventory).exists():
+        inventory = str(Path(inventory).resolve())
+    names = [name.partition("://")[2].partition("?")[0] for name in option.hosts.split(",")]
+    return Ansible(inventory, limit=",".join([*names, "localhost"]))
+
+
+@pytest.fixture(scope="session")
+def promises(ansible: Ansible) -> dict[str, Promised]:
+    """Read what the inventory says of each host."""
+    return read_promises(ansible)
+
+
+@pytest.fixture(scope="session")
+def control_path() -> Iterator[str]:
+    """Keep connections to hosts open, so that a command costs no handshake."""
+    # A short one: the path of a socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="fom-") as folder:
+        yield f"{folder}/%C"
+
+
+def keep_open(host: Host, control_path: str) -> Host:
+    """Have a host reached over one connection."""
+    extra = getattr(host.backend, "ssh_extra_args", None)
+    if extra and "controlpath" not in extra.lower():
+        host.backend.ssh_extra_args = f"{extra} -o ControlPath={control_path}"
+    return host
+
+
+@pytest.fixture(scope="module")
+def host(_testinfra_host: Host, control_path: str) -> Host:
+    """Reach one host after the other."""
+    return keep_open(_testinfra_host, control_path)
+
+
+@pytest.fixture(scope="session")
+def hosts(request: pytest.FixtureRequest, control_path: str) -> dict[str, Host]:
+    """Reach all hosts, by name, for tests that work on all of them at once."""
+    option = request.config.option
+    found = testinfra.get_hosts(
+        option.hosts.split(","), ansible_inventory=option.ansible_inventory, sudo=option.sudo,
+        force_ansible=option.force_ansible,
+    )  # fmt: skip
+    return {inventory_name(one): keep_open(one, control_path) for one in found}
+
+
+@pytest.fixture(scope="module")
+def promised(host: Host, promises: dict[str, Promised]) -> Promised:
+    """Find what the inventory says of this host."""
+    return promises[inventory_name(host)]
+
+
+@pytest.fixture(scope="module")
+def apps(promised: Promised) -> list[App]:
+    """List the apps of this host."""
+    return promised.apps
+
+
+@pytest.fixture(scope="module")
+def newsboard(promised: Promised) -> App:
+    """Find the sample app, where a host has it."""
+    for app in promised.apps:
+        if app.name == "newsboard" and app.wsgi.startswith("newsboard:"):
+            return app
+    pytest.skip("this host has no app newsboard that is the sample app")

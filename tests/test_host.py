@@ -1,0 +1,54 @@
+"""The host under everything."""
+
+import pytest
+from helpers import Promised, as_root, blocks, pairs
+from testinfra.host import Host
+
+NEEDED = ["ca-certificates", "nginx", "openssl", "uwsgi-core", "uwsgi-plugin-python3"]
+
+
+@pytest.fixture(scope="module")
+def found(host: Host, promised: Promised) -> dict[str, str]:
+    """Ask the host all that is asked here, in one go."""
+    script = """
+      names=$1; shift
+      echo "== release"; cat /etc/os-release
+      echo "== installed"; dpkg-query --show --showformat='${Package} ${db:Status-Status}\\n' "$@" 2>&1 || true
+      echo "== zone"; realpath --relative-to=/usr/share/zoneinfo /etc/localtime
+      echo "== sysctl"; for name in $names; do echo "$name=$(sysctl --values "$name" | tr '\\t' ' ')"; done
+      echo "== state"; systemctl is-system-running || true
+      echo "== failed"; systemctl list-units --failed --plain --no-legend
+      echo "== backlogs"; ss --no-header --unix --listening | awk '$5 ~ /uwsgi.sock$/ {print $4}'
+    """
+    names = " ".join(promised.options["host_sysctl"])
+    return blocks(as_root(host, script, names, *NEEDED, *promised.options["host_packages"]))
+
+
+def test_release_is_a_supported_debian(found):
+    release = pairs(found["release"])
+    assert release["ID"] == "debian"
+    assert release["VERSION_ID"].strip('"') in ("12", "13")
+
+
+def test_packages_are_installed(found, promised):
+    for name in [*NEEDED, *promised.options["host_packages"]]:
+        assert f"{name} installed" in found["installed"].splitlines()
+
+
+def test_time_zone_is_the_inventorys(found, promised):
+    assert found["zone"] == promised.options["host_timezone"]
+
+
+def test_kernel_network_limits_are_in_force(found, promised):
+    loaded = {name: value.split() for name, value in pairs(found["sysctl"]).items()}
+    assert loaded == {name: str(value).split() for name, value in promised.options["host_sysctl"].items()}
+
+
+def test_listen_queue_of_apps_is_as_long_as_promised(found, promised):
+    # The kernel cuts it to net.core.somaxconn, without a word.
+    assert set(found["backlogs"].split()) == {str(promised.options["uwsgi_backlog"])}
+
+
+def test_system_runs_and_no_unit_has_failed(found):
+    assert found["failed"] == ""
+    assert found["state"] == "running"

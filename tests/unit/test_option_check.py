@@ -1,0 +1,620 @@
+"""Bad input gets one clear message, with all that is wrong, before anything on a host is touched."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.vault import VaultLib, VaultSecret
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "plugins" / "module_utils"))
+
+import option_check  # noqa: E402
+from option_check import UNUSABLE, CannotEvaluate, Evaluator, Report  # noqa: E402
+
+ROLES = option_check.load_roles(ROOT / "roles")
+SECRET = "hunter2-is-secret"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Make a directory like an app's."""
+    folder = tmp_path / "app"
+    for name in ("newsboard/static", "newsboard/pages", "tests", "src/inner"):
+        (folder / name).mkdir(parents=True)
+    for name in (
+        "newsboard/__init__.py",
+        "newsboard/web.py",
+        "wsgi.py",
+        "requirements.txt",
+        "tests/__init__.py",
+        "src/inner/__init__.py",
+    ):
+        (folder / name).touch()
+    return folder
+
+
+def good(source: Path) -> dict[str, Any]:
+    return {
+        "flask_apps": [
+            {
+                "name": "newsboard",
+                "domains": ["news.example.org", "www.news.example.org", "192.0.2.7", "2001:db8::7"],
+                "source": str(source),
+                "wsgi": 'newsboard:create_app("production", debug=False)',
+                "health_path": "/status",
+                "environment": {"PAGE_SIZE": "30", "WORKERS": 3, "RATIO": 0.5, "EMPTY": ""},
+                "secrets": {"SECRET_KEY": SECRET},
+                "static": {"/static/": "newsboard/static"},
+                "max_body": "1m",
+                "processes": 2,
+                "threads": "4",
+                "relax": ["jit"],
+            },
+            {"name": "second", "domains": ["second.example.org"], "source": "newsboard==1.2", "wsgi": "a.b:app"},
+            {
+                "name": "third",
+                "domains": ["third.example.org"],
+                "source": "git+https://git.example.org/third.git",
+                "version": "v1.2",
+                "wsgi": "third:app",
+            },
+        ],
+        "nginx_access_log": "yes",
+        "uwsgi_backlog": 1024,
+        "host_packages": ["htop", "libpq-dev:amd64"],
+        "host_timezone": "Europe/Copenhagen",
+        "flask_app_keep": "3",
+    }
+
+
+def evaluator(variables: dict[str, Any], encrypted: tuple[str, ...] = ()) -> Evaluator:
+    """One whose templates are {{ name }} within text, and in which some values are encrypted."""
+
+    def evaluate(value: object) -> object:
+        if not isinstance(value, str) or "{{" not in value:
+            return value
+        names = re.findall(r"\{\{ *(\w+)", value)
+        for name in names:
+            if name not in variables:
+                raise CannotEvaluate(f"'{name}' is undefined")
+        return re.sub(r"\{\{ *(\w+) *\}\}", lambda match: str(variables[match[1]]), value)
+
+    return Evaluator(variables, evaluate, lambda value: value in encrypted if isinstance(value, str) else False)
+
+
+def problems(variables: dict[str, Any], encrypted: tuple[str, ...] = ()) -> list[str]:
+    report, _ = option_check.check_host(ROLES, evaluator(variables, encrypted))
+    return [str(problem) for problem in report.problems]
+
+
+def test_good_options_have_no_problem(source: Path) -> None:
+    assert problems(good(source)) == []
+
+
+def test_a_host_needs_nothing_but_its_apps() -> None:
+    assert problems({"flask_apps": []}) == []
+
+
+# --- one app: what is changed in the first app, where it is told, and what is told
+
+APP: list[tuple[dict[str, Any], str, str]] = [
+    # keys and types
+    ({"helth_path": "/status"}, "flask_apps[0].helth_path (newsboard)", "no such option. Did you mean health_path?"),
+    ({"env": {}}, "flask_apps[0].env (newsboard)", "Did you mean environment?"),
+    ({"wsgi": None}, "flask_apps[0].wsgi (newsboard)", "no value"),
+    ({"domains": "news.example.org"}, 'domains (newsboard) = "news.example.org"', "a list. Write [news.example.org]."),
+    ({"domains": {"a": 1}}, "flask_apps[0].domains", "must be a list. For example: domains: [news.example.org]"),
+    ({"environment": ["A=1"]}, "flask_apps[0].environment", 'a mapping. For example: environment: {PAGE_SIZE: "30"}'),
+    ({"version": 1.1}, "flask_apps[0].version (newsboard) = 1.1", "put it in quotes"),
+    ({"migrate": True}, "flask_apps[0].migrate (newsboard) = true", "put it in quotes"),
+    ({"processes": "many"}, 'flask_apps[0].processes (newsboard) = "many"', "whole number"),
+    ({"processes": True}, "flask_apps[0].processes (newsboard) = true", "whole number"),
+    ({"relax": ["jitt"]}, 'flask_apps[0].relax[0] (newsboard) = "jitt"', "Did you mean jit?"),
+    # numbers
+    ({"processes": 0}, "flask_apps[0].processes (newsboard) = 0", "1 to 1024"),
+    ({"threads": 1025}, "flask_apps[0].threads (newsboard) = 1025", "1 to 1024"),
+    ({"harakiri": 0}, "flask_apps[0].harakiri (newsboard) = 0", "at least 1"),
+    ({"health_timeout": 0}, "flask_apps[0].health_timeout (newsboard) = 0", "at least 1"),
+    ({"harakiri": 90}, "flask_apps[0].harakiri (newsboard) = 90", "less than uwsgi_stop_timeout, which is 90"),
+    # name
+    ({"name": "News_Board"}, 'flask_apps[0].name (News_Board) = "News_Board"', 'Perhaps "news-board".'),
+    ({"name": "a" * 25}, "flask_apps[0].name", "2 to 24 lower-case letters"),
+    ({"name": "news-"}, "flask_apps[0].name", 'Perhaps "news".'),
+    ({"name": "www-data"}, 'flask_apps[0].name (www-data) = "www-data"', "a Debian account"),
+    ({"name": "nginx"}, "flask_apps[0].name", "a unit of systemd or of a Debian package"),
+    ({"name": "systemd-news"}, "flask_apps[0].name", "a unit or account of systemd"),
+    ({"name": "lock"}, "flask_apps[0].name", "an entry of /run"),
+    ({"name": "second"}, "flask_apps[1].name (second)", "flask_apps[0] has the same name"),
+    # domains
+    ({"domains": []}, "flask_apps[0].domains (newsboard)", "empty"),
+    ({"domains": [""]}, "flask_apps[0].domains[0]", "is empty"),
+    ({"domains": ["https://news.example.org/"]}, "flask_apps[0].domains[0]", 'scheme. Write "news.example.org".'),
+    ({"domains": ["news.example.org:443"]}, "flask_apps[0].domains[0]", 'without a port. Write "news.example.org".'),
+    ({"domains": ["news.example.org/x"]}, "flask_apps[0].domains[0]", 'without a path. Write "news.example.org".'),
+    ({"domains": ["*.example.org"]}, "flask_apps[0].domains[0]", "Wildcards can't be used"),
+    ({"domains": ["news_board.example.org"]}, "flask_apps[0].domains[0]", 'mean "news-board.example.org"?'),
+    ({"domains": ["news.example.org."]}, "flask_apps[0].domains[0]", "without the dot at its end"),
+    ({"domains": ["bücher.example.org"]}, "flask_apps[0].domains[0]", '"xn--bcher-kva.example.org"'),
+    ({"domains": ["a.example.org b.example.org"]}, "flask_apps[0].domains[0]", "one entry of the list for each"),
+    ({"domains": ["192.0.2.300"]}, "flask_apps[0].domains[0]", "looks like an IPv4 address"),
+    ({"domains": ["[2001:db8::7]"]}, "flask_apps[0].domains[0]", "without brackets"),
+    ({"domains": ["-a.example.org"]}, "flask_apps[0].domains[0]", "must be a host name or an address"),
+    ({"domains": ["a.example.org", "A.Example.ORG"]}, "flask_apps[0].domains[1]", "same domain is flask_apps[0].dom"),
+    ({"domains": ["2001:db8::7", "2001:DB8:0::7"]}, "flask_apps[0].domains[1]", "the same domain"),
+    ({"domains": ["second.example.org"]}, "flask_apps[1].domains[0] (second)", "flask_apps[0].domains[0] of newsboard"),
+    # source
+    ({"source": "{base}/ap"}, "flask_apps[0].source", "Looked at {base}/ap. Did you mean {base}/app?"),
+    ({"source": "{base}/app/wsgi.py"}, "flask_apps[0].source", "it is a file"),
+    ({"source": "newsboard"}, "flask_apps[0].source", "If it is a package, pin it: newsboard==1.2"),
+    ({"source": "~/app"}, "flask_apps[0].source", "~ isn't replaced"),
+    ({"source": "newsboard>=1.2"}, "flask_apps[0].source", "must be pinned to one version"),
+    ({"source": "newsboard==1.*"}, "flask_apps[0].source", "must be pinned to one version"),
+    ({"source": "git+http://git.example.org/x"}, "flask_apps[0].source", "neither encrypted nor authentic"),
+    ({"source": "git+ftp://git.example.org/x"}, "flask_apps[0].source", "git+https://host/path"),
+    ({"source": "git+https://git.example.org/x@v1"}, "flask_apps[0].source", "goes into version"),
+    ({"source": "https://git.example.org/x.git"}, "flask_apps[0].source", '"git+https://git.example.org/x.git"'),
+    ({"source": "git@git.example.org:x.git"}, "flask_apps[0].source", '"git+ssh://git@git.example.org/x.git"'),
+    ({"source": f"git+https://u:{SECRET}@git.example.org/x"}, "flask_apps[0].source", "password or token"),
+    ({"source": "/" + "a" * 300}, "flask_apps[0].source", "it can't be read on this machine. File name too long."),
+    ({"source": "/a\0b"}, "flask_apps[0].source", "no such directory"),
+    ({"wsgi": "a" * 300 + ":app"}, "flask_apps[0].source", "something in it can't be read"),
+    ({"version": "v1.2"}, "flask_apps[0].version", "for git sources only"),
+    ({"version": "--upload-pack=x"}, "flask_apps[0].version", "must be a branch, tag or commit"),
+    # what is in the source
+    ({"requirements": "reqs.txt"}, 'requirements (newsboard) = "reqs.txt"', "nor a pyproject.toml"),
+    ({"requirements": "../requirements.txt"}, "flask_apps[0].requirements", "below source"),
+    ({"requirements": "/requirements.txt"}, "flask_apps[0].requirements", "below source"),
+    ({"wsgi": "newsbord:app"}, 'wsgi (newsboard) = "newsbord:app"', 'Did you mean "newsboard:app"?'),
+    ({"wsgi": "newsboard.wbe:app"}, "flask_apps[0].wsgi", 'Did you mean "newsboard.web:app"?'),
+    ({"wsgi": "inner:app"}, "flask_apps[0].wsgi", "It is in src/"),
+    ({"wsgi": "entirely_other:app"}, "flask_apps[0].wsgi", "which has newsboard, tests, wsgi."),
+    ({"wsgi": "tests:app"}, "flask_apps[0].wsgi", "exclude has tests"),
+    # wsgi
+    ({"wsgi": "newsboard"}, "flask_apps[0].wsgi", 'Perhaps "newsboard:app".'),
+    ({"wsgi": "newsboard/web.py:app"}, "flask_apps[0].wsgi", 'Perhaps "newsboard.web:app".'),
+    ({"wsgi": "newsboard:create_app(os.environ)"}, "flask_apps[0].wsgi", "arguments must be literals"),
+    ({"wsgi": "newsboard:create_app(**{})"}, "flask_apps[0].wsgi", "arguments must be literals"),
+    ({"wsgi": "newsboard:create_app("}, "flask_apps[0].wsgi", "isn't Python"),
+    ({"wsgi": "newsboard:f()()"}, "flask_apps[0].wsgi", "must be module:callable"),
+    ({"wsgi": "newsboard:a if b else c"}, "flask_apps[0].wsgi", "must be module:callable"),
+    # the rest
+    ({"health_path": "status"}, "flask_apps[0].health_path", 'Write "/status".'),
+    ({"health_path": "/a b"}, "flask_apps[0].health_path", "without blanks"),
+    ({"max_body": "16 MB"}, "flask_apps[0].max_body", "Write 16m."),
+    ({"migrate": "a\0b"}, "flask_apps[0].migrate", "NUL"),
+    ({"static": {"static": "newsboard/static"}}, "flask_apps[0].static.static", 'Write "/static/".'),
+    ({"static": {"/": "newsboard/static"}}, 'flask_apps[0].static["/"]', "begin and end with a slash, with a name"),
+    ({"static": {"/s/": "newsboard/statics"}}, 'flask_apps[0].static["/s/"]', "no such directory in source"),
+    ({"static": {"/s/": "../x"}}, 'flask_apps[0].static["/s/"]', "without '..'"),
+    ({"static": {"/s/": "/srv"}}, 'flask_apps[0].static["/s/"]', "not absolute"),
+    ({"static": {"/s/": 3}}, 'flask_apps[0].static["/s/"]', "must be a folder below source"),
+    ({"static": {"/s/": "tests"}}, 'flask_apps[0].static["/s/"]', "exclude has tests"),
+    ({"environment": {"DEBUG": True}}, "flask_apps[0].environment.DEBUG (newsboard) = true", "YAML makes true of yes"),
+    ({"environment": {"1ST": "x"}}, "flask_apps[0].environment.1ST", "the name must be letters"),
+    ({"environment": {"A": None}}, "flask_apps[0].environment.A", 'Write "" for an empty one'),
+    ({"environment": {"A": [1]}}, "flask_apps[0].environment.A", "as JSON, in quotes"),
+    ({"environment": {"A": "x\0y"}}, "flask_apps[0].environment.A", "NUL"),
+    ({"environment": {"SECRET_KEY": "x"}}, "flask_apps[0].environment.SECRET_KEY", "same name is in secrets"),
+    ({"environment": {"NOTIFY_SOCKET": "x"}}, "flask_apps[0].environment.NOTIFY_SOCKET", "systemd sets it"),
+    ({"environment": {"PATH": "x"}}, "flask_apps[0].environment.PATH", "venv comes first"),
+    ({"environment": {"UWSGI_HTTP": "x"}}, "flask_apps[0].environment.UWSGI_HTTP", "uWSGI reads it as an option"),
+    (
+        {"environment": {"A": "{{ nowhere }}"}},
+        "environment.A (newsboard)",
+        "the variable nowhere, which is not defined",
+    ),
+    ({"secrets": {"FLAG": True}}, "flask_apps[0].secrets.FLAG", "put it in quotes"),
+    ({"secrets": {f"KEY={SECRET}": "x"}}, "flask_apps[0].secrets[0]", "the name must be letters"),
+]
+
+
+@pytest.mark.parametrize(("change", "where", "what"), APP, ids=[f"{next(iter(row[0]))}-{row[2][:28]}" for row in APP])
+def test_a_bad_app_is_told(source: Path, change: dict[str, Any], where: str, what: str) -> None:
+    base = str(source.parent)
+    change = {key: value.replace("{base}", base) if isinstance(value, str) else value for key, value in change.items()}
+    variables = good(source)
+    variables["flask_apps"][0] |= change
+    found = problems(variables)
+    what = what.replace("{base}", base)
+    assert len(found) == 1, found
+    assert where in found[0]
+    assert what in found[0]
+    assert SECRET not in found[0]
+
+
+@pytest.mark.parametrize("key", ["name", "domains", "source", "wsgi"])
+def test_a_missing_key_is_told_with_what_it_is_for(source: Path, key: str) -> None:
+    variables = good(source)
+    del variables["flask_apps"][0][key]
+    (found,) = problems(variables)
+    options: Any = ROLES["flask_app"].options["flask_apps"]["options"]
+    meaning = option_check.first_sentence(options[key])
+    assert f"{key} is missing: {meaning}" in found
+    assert f"For example: {key}: " in found
+
+
+def test_a_misspelt_required_key_is_told_once(source: Path) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["wsgy"] = variables["flask_apps"][0].pop("wsgi")
+    assert problems(variables) == ["flask_apps[0].wsgy (newsboard): there is no such option. Did you mean wsgi?"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"wsgi": "newsboard:app.wsgi_app"},
+        {"wsgi": "newsboard.web:make(1, ['a'], key={'b': None})"},
+        {"wsgi": "wsgi:application"},
+        {"domains": ["xn--bcher-kva.example.org"]},
+        {"domains": ["localhost"]},
+        {"max_body": "0"},
+        {"max_body": 1048576},
+        {"source": "git+ssh://git@git.example.org/x.git"},
+        {"source": "git+file:///srv/git/x.git"},
+        {"source": "news_board[extra]==1.2.post1"},
+        {"static": {"/static/deep/": "newsboard/static"}},
+        {"harakiri": 89},
+    ],
+    ids=str,
+)
+def test_unusual_but_good_values_pass(source: Path, change: dict[str, Any]) -> None:
+    variables = good(source)
+    if "source" in change:
+        variables["flask_apps"][0].pop("static")
+    variables["flask_apps"][0] |= change
+    assert problems(variables) == []
+
+
+def test_a_module_that_a_requirement_brings_needs_no_file(source: Path) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["wsgi"] = "news_site:app"
+    assert "no news_site.py" in problems(variables)[0]
+    (source / "requirements.txt").write_text("# pinned\nNews-Site==1.2 --hash=sha256:00\n")
+    assert problems(variables) == []
+
+
+def test_pyproject_stands_in_for_requirements(source: Path) -> None:
+    (source / "requirements.txt").rename(source / "pyproject.toml")
+    assert problems(good(source)) == []
+
+
+# --- options beside the apps
+
+HOST: list[tuple[dict[str, Any], str, str]] = [
+    ({"nginx_adpot": True}, "nginx_adpot", "Did you mean nginx_adopt?"),
+    ({"ngnix_adopt": True}, "ngnix_adopt", "Did you mean nginx_adopt?"),
+    ({"uwsgi_backlogs": 1}, "uwsgi_backlogs", "Did you mean uwsgi_backlog?"),
+    ({"host_name": "x"}, "host_name", "A variable of your own must not begin with host_"),
+    ({"certificate_dir": "x"}, "certificate_dir", "Did you mean certificate_directory?"),
+    ({"flask_app_threads": 4}, "flask_app_threads", "threads belongs to one app"),
+    ({"flask_apps_": []}, "flask_apps_", "Did you mean flask_apps?"),
+    ({"test_host_mirorr": "x"}, "test_host_mirorr", "Did you mean test_host_mirror?"),
+    ({"nginx_adopt": "perhaps"}, 'nginx_adopt = "perhaps"', "true or false"),
+    ({"nginx_worker_connections": "8k"}, 'nginx_worker_connections = "8k"', "whole number"),
+    ({"nginx_large_header_buffers": 8}, "nginx_large_header_buffers = 8", "at most 7"),
+    ({"uwsgi_backlog": 4097}, "uwsgi_backlog = 4097", "at most net.core.somaxconn of host_sysctl, which is 4096"),
+    ({"host_sysctl": {"net.core.somaxconn": 128}}, "uwsgi_backlog = 1024", "which is 128"),
+    ({"host_sysctl": {"net.core.somaxconn": "x"}}, 'host_sysctl["net.core.somaxconn"] = "x"', "whole number"),
+    ({"uwsgi_stop_timeout": 60}, "flask_apps[0].harakiri (newsboard) = 60", "less than uwsgi_stop_timeout"),
+    ({"flask_app_keep": 1}, "flask_app_keep = 1", "at least 2: with fewer there is no release to go back to"),
+    ({"certificate_days": 30}, "certificate_days = 30", "at least 31"),
+    ({"host_timezone": "Europe/Copenhagn"}, "host_timezone", "Did you mean Europe/Copenhagen?"),
+    ({"host_packages": "htop"}, "host_packages", "Write [htop]."),
+    ({"host_packages": ["h top"]}, "host_packages[0]", "name of a Debian package"),
+    ({"host_ntp_servers": ["ntp://a.example.org"]}, "host_ntp_servers[0]", "without a scheme"),
+    ({"host_proxy": "proxy.example.org:3128"}, "host_proxy", "URL of an HTTP proxy"),
+    ({"host_ca_certificates": ["/nowhere/ca.pem"]}, "host_ca_certificates[0]", "Looked at /nowhere/ca.pem"),
+    ({"flask_app_build_environment": {"A": True}}, "flask_app_build_environment.A", "put it in quotes"),
+    ({"flask_apps": {}}, "flask_apps", "must be a list"),
+    ({"flask_apps": ["x"]}, "flask_apps[0]", "must be a mapping"),
+]
+
+
+@pytest.mark.parametrize(("change", "where", "what"), HOST, ids=[f"{next(iter(row[0]))}-{row[2][:28]}" for row in HOST])
+def test_a_bad_option_is_told(source: Path, change: dict[str, Any], where: str, what: str) -> None:
+    found = [text for text in problems(good(source) | change) if where in text]
+    assert len(found) == 1, problems(good(source) | change)
+    assert found[0].startswith(where)
+    assert what in found[0]
+
+
+def test_apps_that_are_missing_are_told_unless_their_name_is_misspelt(source: Path) -> None:
+    assert "flask_apps: it isn't set" in problems({})[0]
+    (found,) = problems({"flask_app": good(source)["flask_apps"]})
+    assert found == "flask_app: there is no such option. Did you mean flask_apps?"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hostvars", "groups", "_nginx_x", "ansible_host", "ansible_host_key_checking", "flask_opts", "my_nginx_adopt",
+     "playbook_dir", "nginxes", "hosts", "test_host_release", "test_host_address6", "role_names", "postgres_version"],
+)  # fmt: skip
+def test_other_variables_are_left_alone(source: Path, name: str) -> None:
+    assert problems(good(source) | {name: "x"}) == []
+
+
+# --- templates and secrets
+
+
+def test_what_follows_from_facts_is_left_to_the_role(source: Path) -> None:
+    variables = good(source) | {
+        "nginx_worker_connections": "{{ ansible_facts.processor_vcpus }}",
+        "cores": "{{ ansible_facts.x }}",
+    }
+    variables["flask_apps"][0] |= {"processes": "{{ cores }}", "threads": "{{ _flask_app_threads }}"}
+
+    def evaluate(value: object) -> object:
+        if isinstance(value, str) and "{{" in value:
+            raise CannotEvaluate("object of type 'dict' has no attribute 'x'")
+        return value
+
+    report, options = option_check.check_host(ROLES, Evaluator(variables, evaluate))
+    apps: Any = options["flask_apps"]
+    assert report.problems == []
+    assert apps[0]["processes"] is UNUSABLE
+
+
+def test_an_undefined_variable_is_one_problem_and_hides_no_other(source: Path) -> None:
+    variables = good(source) | {"vault_newsboards": {"SECRET_KEY": SECRET}}
+    variables["flask_apps"][0] |= {"secrets": "{{ vault_newsboard }}", "processes": 0}
+    assert problems(variables) == [
+        "flask_apps[0].secrets (newsboard): it uses the variable vault_newsboard, which is not defined for this host. "
+        "Did you mean vault_newsboards?",
+        "flask_apps[0].processes (newsboard) = 0: it must be 1 to 1024.",
+    ]
+
+
+def test_variables_that_refer_to_each_other_end(source: Path) -> None:
+    variables = good(source) | {"one": ["{{ two }}"], "two": ["{{ one }}"], "host_packages": "{{ one }}"}
+    assert problems(variables)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"secrets": {"KEY": [SECRET]}},
+        {"secrets": SECRET},
+        {"secrets": [f"KEY={SECRET}"]},
+        {"secrets": {f"KEY {SECRET}": 1}},
+        {"secret": {"KEY": SECRET}},
+        {"secret": SECRET},
+        {"wsgi": "{{ vault_it }}"},
+        {"source": "/{{ vault_it }}"},
+        {"source": f"git+http://user:{SECRET}@git.example.org/x"},
+        {"source": f"https://{SECRET}@git.example.org/x"},
+        {"source": f"https://user:p@{SECRET}@git.example.org/x"},
+        {"domains": ["{{ indirect }}"]},
+        {"max_body": "sealed-text"},
+        {"health_path": "sealed-text"},
+        {"environment": f"KEY={SECRET}"},
+        {"environment": {"ONE": {"KEY": SECRET}}},
+    ],
+    ids=str,
+)
+def test_no_message_shows_a_secret(source: Path, change: dict[str, Any]) -> None:
+    variables = good(source) | {"vault_it": SECRET, "indirect": "{{ vault_it }}/"}
+    variables["flask_apps"][0] |= change
+    found = problems(variables, encrypted=("sealed-text",))
+    assert found
+    assert SECRET not in "\n".join(found)
+    assert "sealed-text" not in "\n".join(found)
+
+
+@pytest.mark.parametrize("name", ["flask_app_release_key", "flask_app_relase_key"])
+def test_the_release_key_is_not_shown(source: Path, name: str) -> None:
+    for value, part in ([SECRET], SECRET), (8675.309, "8675"):
+        (found,) = problems(good(source) | {name: value})
+        assert part not in found
+
+
+def test_a_proxys_password_is_not_shown(source: Path) -> None:
+    (found,) = problems(good(source) | {"host_proxy": f"socks5://me:{SECRET}@proxy.example.org"})
+    assert SECRET not in found
+    assert "socks5://…@proxy.example.org" in found
+
+
+# --- several hosts
+
+
+def test_what_hosts_share_is_one_line() -> None:
+    reports = {}
+    for host in ("web1", "web2", "web3"):
+        reports[host] = Report()
+        reports[host].add("nginx_adpot", "there is no such option.")
+    reports["web3"].add("host_name", "there is no such option.")
+    text = option_check.report_text({host: report.problems for host, report in reports.items()}, ["inventory/x"])
+    assert text.startswith("2 problems in the options. No host was touched.\n")
+    assert "- nginx_adpot: there is no such option. [web1, web2, web3]\n" in text
+    assert "- host_name: there is no such option. [web3]\n" in text
+    assert "inventory/x" in text
+
+
+def test_the_app_to_release_must_be_one_of_some_host(source: Path) -> None:
+    def only(name: str) -> list[list[str]]:
+        reports, options = {}, {}
+        for host, count in (("web1", 3), ("web2", 1)):
+            variables = good(source) | {"flask_app_only": name}
+            variables["flask_apps"] = copy.deepcopy(variables["flask_apps"][:count])
+            reports[host], options[host] = option_check.check_host(ROLES, evaluator(variables))
+        option_check.check_only(reports, options)
+        return [[str(problem) for problem in report.problems] for report in reports.values()]
+
+    assert only("third") == [[], []]
+    assert only("") == [[], []]
+    (found,), _ = only("thrid")
+    assert 'flask_app_only = "thrid"' in found
+    assert "Did you mean third?" in found
+    assert "There are: newsboard, second, third." in only("x")[0][0]
+
+
+def test_an_empty_group_is_told() -> None:
+    groups = {"all": ["a"], "ungrouped": [], "webs": ["a"], "web": []}
+    assert option_check.empty_group("webs", groups, []) is None
+    text = option_check.empty_group("web", groups, ["inventory/x"])
+    assert text is not None
+    assert "The group web has no hosts in this inventory (inventory/x)" in text
+    assert "Is the group webs meant to be web?" in text
+
+
+# --- real runs
+
+
+@dataclass
+class Outcome:
+    """What a run of ansible-playbook did."""
+
+    code: int
+    text: str
+    connections: str
+
+
+Play = Callable[..., Outcome]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    """Run preflight.yml, then a play that connects, over hosts out of reach; ssh only notes that it was called."""
+    log = tmp_path / "ssh.log"
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexit 255\n')
+    ssh.chmod(0o755)
+    (tmp_path / "site.yml").write_text(
+        yaml.safe_dump(
+            [
+                {"import_playbook": str(ROOT / "playbooks" / "preflight.yml")},
+                {"hosts": "web", "gather_facts": False, "tasks": [{"ansible.builtin.raw": "true"}]},
+            ]
+        )
+    )
+
+    def run(inventory: dict[str, Any], variables: str = "", *arguments: str) -> Outcome:
+        folder = tmp_path / "inventory"
+        (folder / "group_vars").mkdir(parents=True)
+        (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
+        (folder / "group_vars" / "all.yml").write_text(variables)
+        (tmp_path / "vault-password").write_text("a password")
+        result = subprocess.run(
+            [Path(sys.executable).with_name("ansible-playbook"), "-i", folder, tmp_path / "site.yml", *arguments],
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_HOME": str(tmp_path / "home"),
+                "ANSIBLE_VAULT_PASSWORD_FILE": str(tmp_path / "vault-password"),
+                "PATH": f"{ssh.parent}:{os.environ['PATH']}",
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return Outcome(result.returncode, result.stdout + result.stderr, log.read_text() if log.exists() else "")
+
+    return run
+
+
+INVENTORY: dict[str, Any] = {
+    "all": {
+        "children": {
+            "web": {"hosts": {"web1": {"ansible_host": "192.0.2.1"}, "web2": {"ansible_host": "192.0.2.2"}}},
+            "database": {"hosts": {"db1": {"ansible_host": "192.0.2.3"}}},
+        }
+    }
+}
+
+
+def encrypted(text: str) -> str:
+    """Write a value as ansible-vault encrypt_string does, below a key that is indented by four."""
+    vault = VaultLib([("default", VaultSecret(b"a password"))])
+    return "!vault |\n" + "\n".join(f"        {line}" for line in vault.encrypt(text).decode().splitlines())
+
+
+def test_a_bad_run_ends_with_one_message_and_no_connection(play: Play, source: Path) -> None:
+    variables = f"""
+nginx_adpot: {SECRET}
+vault_newsboard: {{SECRET_KEY: [{SECRET}]}}
+flask_apps:
+  - name: newsboard
+    domains: ["https://news.example.org"]
+    source: "{{{{ inventory_dir }}}}/../app"
+    wsgi: newsboard:app
+    helth_path: /
+    secrets: "{{{{ vault_newsboard }}}}"
+    environment: {{SIZE: "{{{{ size_of_page }}}}"}}
+    max_body: {encrypted(SECRET)}
+"""
+    outcome = play(INVENTORY, variables, "-vvv")
+    assert outcome.code != 0
+    assert outcome.connections == ""
+    assert SECRET not in outcome.text
+    for text in (
+        "6 problems in the options. No host was touched.",
+        "nginx_adpot: there is no such option. Did you mean nginx_adopt? [web1, web2]",
+        "flask_apps[0].helth_path (newsboard): there is no such option. Did you mean health_path? [web1, web2]",
+        'flask_apps[0].domains[0] (newsboard) = "https://news.example.org": it must be a host name',
+        "flask_apps[0].environment.SIZE (newsboard): it uses the variable size_of_page, which is not defined",
+        "flask_apps[0].max_body (newsboard): it must be a size in NGINX's notation",
+        "flask_apps[0].secrets.SECRET_KEY (newsboard): it must be text or a number",
+    ):
+        assert outcome.text.count(text) == 1, text + outcome.text
+
+
+GOOD = """
+vault_newsboard: {{SECRET_KEY: {secret}}}
+flask_apps:
+  - name: newsboard
+    domains: [news.example.org]
+    source: "{{{{ inventory_dir }}}}/../app"
+    wsgi: newsboard:create_app()
+    secrets: "{{{{ vault_newsboard }}}}"
+    processes: "{{{{ ansible_facts.processor_vcpus }}}}"
+"""
+
+
+def test_a_good_run_goes_on_to_the_hosts(play: Play, source: Path) -> None:
+    outcome = play(INVENTORY, GOOD.format(secret=SECRET), "-v")
+    assert "The options of 2 hosts are right." in outcome.text
+    assert "192.0.2.1" in outcome.connections, outcome.text
+
+
+def test_with_a_limit_the_hosts_in_it_are_checked(play: Play, source: Path) -> None:
+    inventory = copy.deepcopy(INVENTORY)
+    inventory["all"]["children"]["web"]["hosts"]["web2"]["nginx_adpot"] = True
+    outcome = play(inventory, GOOD.format(secret=SECRET), "-v", "--limit", "web1", "--tags", "other")
+    assert "The options of 1 host are right." in outcome.text
+    assert outcome.code == 0
+
+
+def test_with_a_limit_a_bad_host_ends_the_run(play: Play, source: Path) -> None:
+    inventory = copy.deepcopy(INVENTORY)
+    inventory["all"]["children"]["web"]["hosts"]["web2"]["nginx_adpot"] = True
+    outcome = play(inventory, GOOD.format(secret=SECRET), "--check", "--limit", "web2", "-e", "app=newsbord")
+    assert outcome.code != 0
+    assert outcome.connections == ""
+    assert outcome.text.count("Did you mean nginx_adopt?") == 1
+    assert outcome.text.count("Did you mean newsboard?") == 1
+
+
+def test_a_limit_without_web_hosts_passes(play: Play, source: Path) -> None:
+    outcome = play(INVENTORY, "nginx_adpot: true", "-v", "--limit", "db1")
+    assert "No host of web is in the limit." in outcome.text
+    assert outcome.code == 0
+
+
+@pytest.mark.parametrize("inventory", [{"all": {}}, {"webs": {"hosts": {"web1": {}}}}], ids=["no hosts", "misspelt"])
+def test_an_inventory_without_web_hosts_fails(play: Play, inventory: dict[str, Any]) -> None:
+    outcome = play(inventory)
+    assert outcome.code != 0
+    assert outcome.text.count("The group web has no hosts in this inventory") == 1
+    assert outcome.connections == ""

@@ -1,0 +1,280 @@
+"""A release's id follows from what the operator put in: the source, the options, the values; and from nothing else."""
+
+from __future__ import annotations
+
+# ruff: noqa: D102, D107  (stand-ins: their names say what they do)
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import release_source
+from ansible.module_utils.release_source import Source, SourceError, input_digest, keyed_digest, leads_out
+
+EXCLUDE = (".git", "venv", "__pycache__", "*.pyc")
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """Make a small source with a file of each kind."""
+    folder = tmp_path / "app"
+    (folder / "pages").mkdir(parents=True)
+    (folder / "app.py").write_text("application = None\n")
+    (folder / "pages" / "größe.html").write_bytes(b"\x00\xff")
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    (folder / "here").symlink_to("pages")
+    return folder
+
+
+def of(folder: Path) -> Source:
+    return Source.parse(str(folder), exclude=EXCLUDE)
+
+
+def test_a_digest_is_the_same_for_two_copies_whatever_their_times_owners_and_umask(app: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(app, copy, symlinks=True)
+    for path in [copy, *copy.rglob("*")]:
+        os.utime(path, (1, 1), follow_symlinks=False)
+        if os.getuid() == 0:
+            os.chown(path, 1234, 1234, follow_symlinks=False)
+    (copy / "app.py").chmod(0o600)
+    (copy / "run.sh").chmod(0o700)
+    (copy / "empty").mkdir()
+    assert of(copy).digest() == of(app).digest()
+
+
+def replace_link(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "content": lambda app: (app / "app.py").write_text("application = 1\n"),
+    "execute bit set": lambda app: (app / "app.py").chmod(0o755),
+    "execute bit gone": lambda app: (app / "run.sh").chmod(0o644),
+    "a link's target": lambda app: replace_link(app / "here", lambda path: path.symlink_to("app.py")),
+    "a link becomes a file": lambda app: replace_link(app / "here", lambda path: path.write_text("pages")),
+    "a new name": lambda app: (app / "app.py").rename(app / "main.py"),
+    "another folder": lambda app: (app / "app.py").rename(app / "pages" / "app.py"),
+    "a new file": lambda app: (app / "more.py").touch(),
+    "a file less": lambda app: (app / "app.py").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_digest_differs_after_each_change(app: Path, change: Callable[[Path], object]) -> None:
+    before = of(app).digest()
+    change(app)
+    assert of(app).digest() != before
+
+
+def test_what_is_excluded_is_left_out_at_any_depth(app: Path) -> None:
+    before = of(app).digest()
+    for name in (".git/HEAD", "venv/bin/python", "pages/__pycache__/x.txt", "pages/x.pyc"):
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).touch()
+    (app / "pages" / "venv").symlink_to("/usr")
+    assert of(app).digest() == before
+    assert [entry.name for entry in of(app).entries()] == ["app.py", "here", "pages/größe.html", "run.sh"]
+
+
+@pytest.mark.parametrize(
+    ("name", "link", "out"),
+    [
+        ("a", "b", False),
+        ("a", ".", False),
+        ("x/a", "../b", False),
+        ("x/a", "..", False),
+        ("a", "..hidden", False),
+        ("a", "..", True),
+        ("a", "../b", True),
+        ("x/a", "../../b", True),
+        ("x/a", "y/../../../b", True),
+        ("a", "/etc/passwd", True),
+    ],
+)
+def test_a_link_that_leads_out_of_the_source_is_told_from_one_that_does_not(name: str, link: str, out: bool) -> None:
+    assert leads_out(name, link) is out
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../elsewhere"])
+def test_a_link_out_of_the_source_is_refused_by_name(app: Path, target: str) -> None:
+    (app / "out").symlink_to(target)
+    with pytest.raises(SourceError, match=f"the link out .* to {target}"):
+        of(app).digest()
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=f"{tmp_path}/nowhere is no directory"):
+        of(tmp_path / "nowhere").digest()
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_left_out(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("pages"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"pages can't be read: Permission denied"):
+        of(app).digest()
+
+
+def test_an_archive_brings_the_same_source_to_the_host(app: Path, tmp_path: Path) -> None:
+    of(app).write_archive(tmp_path / "code.tar.gz")
+    with tarfile.open(tmp_path / "code.tar.gz") as archive:
+        modes = {member.name: (oct(member.mode), member.uid, member.mtime) for member in archive}
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(tmp_path / "host", filter="data")
+        else:
+            archive.extractall(tmp_path / "host")
+    assert modes["app.py"] == ("0o644", 0, 0) and modes["run.sh"] == ("0o755", 0, 0)
+    assert of(tmp_path / "host").digest() == of(app).digest()
+
+
+# --- Git
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+class Repository:
+    """A repository with two commits, a tag on the first, and a branch."""
+
+    def __init__(self, app: Path, cache: Path) -> None:
+        self.folder, self.cache = app, cache
+        git(app, "init", "--quiet")
+        self.first = self.commit()
+        git(app, "tag", "v1")
+        (app / "app.py").write_text("application = 2\n")
+        self.second = self.commit()
+        git(app, "branch", "next", "v1")
+
+    def commit(self) -> str:
+        git(self.folder, "add", "--all")
+        git(self.folder, "commit", "--quiet", "--message=x")
+        return git(self.folder, "rev-parse", "HEAD")
+
+    def source(self, version: str = "") -> Source:
+        found = Source.parse(f"git+file://{self.folder}", version, EXCLUDE)
+        return Source(found.kind, found.text, found.version, found.exclude, self.cache)
+
+
+@pytest.fixture
+def repository(app: Path, tmp_path: Path) -> Repository:
+    """Make a Git repository of the source."""
+    return Repository(app, tmp_path / "cache")
+
+
+def test_a_branch_a_tag_and_a_commit_are_found(repository: Repository) -> None:
+    wanted = {"": repository.second, "main": repository.second, "v1": repository.first, "next": repository.first}
+    wanted[repository.first] = wanted[repository.first[:10]] = repository.first
+    assert {version: repository.source(version).described() for version in wanted} == wanted
+
+
+def test_a_clone_and_a_directory_of_the_same_commit_have_the_same_digest(repository: Repository) -> None:
+    assert repository.source().digest() == of(repository.folder).digest()
+    assert repository.source("v1").digest() != repository.source().digest()
+
+
+def test_a_branch_that_moved_is_fetched_again(repository: Repository) -> None:
+    before = repository.source("main")
+    assert before.described() == repository.second
+    (repository.folder / "app.py").write_text("application = 3\n")
+    third = repository.commit()
+    assert repository.source("main").described() == third
+    # Of one source, digest and name are of the same commit.
+    assert before.described() == repository.second
+
+
+def test_a_version_that_is_not_there_is_named(repository: Repository) -> None:
+    with pytest.raises(SourceError, match="has no branch, tag or commit 'v9'"):
+        repository.source("v9").digest()
+
+
+def test_a_repository_that_is_not_there_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = Source("git", f"file://{tmp_path}/nowhere", "HEAD", (), tmp_path / "cache")
+    with pytest.raises(SourceError, match=f"git clone of file://{tmp_path}/nowhere failed: "):
+        source.digest()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_run_inside_a_git_hook_reads_the_source_and_not_the_operators_repository(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "another" / "index"))
+    assert len(repository.source().described()) == 40
+
+
+# --- the three forms
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "version"),
+    [
+        ("git+https://example.org/news.git", "git", "HEAD"),
+        ("/home/me/news", "directory", ""),
+        ("../app", "directory", ""),
+        ("./a==b", "directory", ""),
+        ("news==1.2", "requirement", ""),
+        ("news[extra]==1.2", "requirement", ""),
+    ],
+)
+def test_the_forms_of_a_source_are_told_apart(text: str, kind: str, version: str) -> None:
+    found = Source.parse(text)
+    assert (found.kind, found.version) == (kind, version)
+
+
+def test_a_requirement_is_its_text() -> None:
+    one, other = Source.parse("news==1.2"), Source.parse("news==1.3")
+    assert one.described() == "news==1.2"
+    assert list(one.entries()) == []
+    assert one.digest() == Source.parse("news==1.2").digest() != other.digest()
+
+
+# --- values and options
+
+
+def test_the_hash_of_values_changes_with_app_key_and_each_value_and_not_with_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert release_source.SCRYPT["n"] >= 2**16, "a guess at a weak secret must not be cheap"
+    monkeypatch.setitem(release_source.SCRYPT, "n", 2)  # what the cost is doesn't matter below
+    values = {"A": "1", "B": "2"}
+    found = [
+        keyed_digest("news", values, ""),
+        keyed_digest("news", values, "key"),
+        keyed_digest("blog", values, ""),
+        keyed_digest("news", {}, ""),
+        keyed_digest("news", {"A": "1"}, ""),
+        keyed_digest("news", {"A": "12", "B": ""}, ""),
+        keyed_digest("news", {"A": "2", "B": "1"}, ""),
+        keyed_digest("news", {"A": "1", "b": "2"}, ""),
+        keyed_digest("news", {"A": "1", "B": "2 "}, ""),
+        keyed_digest("news", {"A": "1", "B": "ü\ud800"}, ""),
+    ]
+    assert len(set(found)) == len(found)
+    assert keyed_digest("news", {"B": "2", "A": "1"}, "") == found[0]
+
+
+def test_the_whole_digest_changes_with_each_of_its_parts() -> None:
+    found = [
+        input_digest("a", {"x": 1}, "b"),
+        input_digest("b", {"x": 1}, "a"),
+        input_digest("a", {"x": 2}, "b"),
+        input_digest("a", {"x": 1, "y": None}, "b"),
+        input_digest("a", {}, "b"),
+    ]
+    assert len(set(found)) == len(found)
+    assert input_digest("a", {"x": 1, "y": 2}, "b") == input_digest("a", {"y": 2, "x": 1}, "b")
