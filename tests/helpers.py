@@ -11,9 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,14 @@ class Run:
     status: int
     output: str
     record: list[dict[str, Any]]
+    leaked: bool = False  # whether a secret was in the output, where it is cut out now
+
+    def without(self, secrets: Iterable[Secret]) -> Run:
+        """Cut secrets out of the output, so that no message of a test can show them."""
+        output = self.output
+        for secret in secrets:
+            output = output.replace(str(secret.reveal()), "<secret>")
+        return replace(self, output=output, leaked=output != self.output)
 
     @property
     def changed(self) -> list[str]:
@@ -290,8 +298,3 @@ def blocks(text: str) -> dict[str, str]:
 def pairs(text: str) -> dict[str, str]:
     """Read lines of the form name=value, as `systemctl show` prints them."""
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-
-
-def listed(items: Sequence[object]) -> str:
-    """One item a line, for a message."""
-    return "\n".join(str(item) for item in items)

@@ -82,7 +82,8 @@ class Stage:
                 environment = {**entry["environment"], **changes.get("environment", {})}
                 entry |= {**changes, "environment": environment, "source": str(source or entry["source"])}
             variables |= {"test_apps": as_it_is(entries), "flask_apps": "{{ test_apps[inventory_hostname] }}"}
-        return self.ansible.playbook(ROOT / "playbooks" / "deploy.yml", variables=variables)
+        secrets = [secret for name in self.hosts for secret in self.app(name).secrets.values() if secret.reveal()]
+        return self.ansible.playbook(ROOT / "playbooks" / "deploy.yml", variables=variables).without(secrets)
 
     def changed_source(self, name: str, file: str, change: Callable[[str], str]) -> Path:
         """Copy the app with one file changed."""
@@ -229,10 +230,7 @@ def test_version_that_does_not_import_is_refused_with_its_traceback(stage):
     assert_refused(stage, before, run, seen)
     assert f"RuntimeError: {LEAKED_ON_PURPOSE}" in run.output
     assert "Traceback (most recent call last)" in run.output
-    shown = [
-        secret for name in stage.hosts for secret in stage.app(name).secrets.values() if secret.reveal() in run.output
-    ]
-    assert not shown, "the output shows a secret"
+    assert not run.leaked, "the output shows a secret"
 
 
 def test_version_whose_probe_fails_is_refused(stage):

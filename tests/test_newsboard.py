@@ -123,7 +123,9 @@ def test_malformed_body_is_refused(board, body):
 
 
 @pytest.mark.parametrize(
-    "header", ["Basic", "Basic !!!not-base64", "Digest username=", "\xff\xfe", ": :", "x" * 3000], ids=ascii
+    "header",
+    ["Basic", "Basic !!!not-base64", "Digest username=", "\xff\xfe", ": :", "x" * 3000],
+    ids=["no value", "no base64", "half a field", "no ASCII", "no scheme", "3000 characters"],
 )
 def test_malformed_authorization_does_not_matter(board, number, header):
     assert board.send(story(number), {"Authorization": header}).status == 200

@@ -24,7 +24,7 @@ systemctl list-units --all --plain --no-legend "$1@*.service" "$1@*.socket" | aw
 echo "== enabled"; find /etc/systemd/system -path '*.wants/*' -name "$1@*" -printf '%f\\n'
 echo "== modes"
 stat --format='%n %F %U:%G %a' current/release.json current/environment shared \\
-  "/run/$1/$id/uwsgi.sock" "/run/$1/$id/private"
+  "/run/$1/$id/uwsgi.sock" "/run/$1/$id/private" 2>&1 || true
 echo "== writable"; runuser -u "$1" -- find "releases/$id" -writable -not -type l
 echo "== foreign"; find "releases/$id" -not -user root
 echo "== account"; getent passwd "$1"; id --name --groups "$1"

@@ -142,6 +142,12 @@ def running_instances(run: RunCommand, app: App) -> set[str]:
     return ids
 
 
+def stands(run: RunCommand, release: Release) -> bool:
+    """Whether a release's service and socket both run, and will after a boot."""
+    status, out, _ = run(["systemctl", "show", "--property=ActiveState,UnitFileState", release.service, release.socket])
+    return status == 0 and sorted(out.split()) == ["ActiveState=active"] * 2 + ["UnitFileState=enabled"] * 2
+
+
 def stop_instance(run: RunCommand, release: Release) -> str:
     """Disable and stop a release's units: the service gracefully first, its socket after it.
 

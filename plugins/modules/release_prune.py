@@ -8,8 +8,10 @@ from ansible.module_utils.release import (
     RELEASE_ID,
     UNITS,
     Release,
+    journal,
     release_module,
     running_instances,
+    stands,
     stop_instance,
     systemctl,
 )
@@ -20,7 +22,7 @@ module: release_prune
 short_description: Keeps the last good releases, and removes older and unfinished ones
 description:
   - Never removes the current release. Of the failed ones the newest stays for a look.
-  - Finishes what an interrupted run left: stops instances that are not current, and marks the current one as activated.
+  - Settles what an interrupted run or somebody's hand left: the current release runs and starts at boot, and no other.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The current release., type: str, required: true}
@@ -62,10 +64,15 @@ def main() -> None:
     running = running_instances(run, app)
     stray = [Release(app, name) for name in sorted(running) if RELEASE_ID.match(name) and name != current.id]
     gone = surplus(app.releases(), current, module.params["keep"])
-    # Served, and yet not marked: the run that switched to it was interrupted.
-    unmarked = not current.marked("activated")
+    # Served, and yet not marked: the run that switched to it was interrupted. Stopped or disabled: somebody did that.
+    unsettled = not (current.marked("activated") and stands(run, current))
     if not module.check_mode:
-        if unmarked:
+        if unsettled:
+            units = (current.socket, current.service)
+            if complaint := systemctl(run, "enable", "--quiet", *units) or systemctl(run, "start", *units):
+                module.fail_json(
+                    msg=f"{current.id} is current and doesn't start:\n{journal(run, current)}\n{complaint}"
+                )
             current.mark("activated")
         for old in stray:
             stop_instance(run, old)
@@ -81,7 +88,7 @@ def main() -> None:
             if RELEASE_ID.match(name) and Release(app, name).folder not in folders:
                 shutil.rmtree(drop_in)
     module.exit_json(
-        changed=bool(gone or stray or unmarked), removed=[old.id for old in gone], stopped=[old.id for old in stray]
+        changed=bool(gone or stray or unsettled), removed=[old.id for old in gone], stopped=[old.id for old in stray]
     )
 
 

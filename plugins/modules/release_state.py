@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances
+from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances, stands
 
 DOCUMENTATION = r"""
 ---
@@ -45,7 +45,8 @@ EXAMPLES = r"""
 RETURN = r"""
 apps:
   description: By name, current (id or empty), record (release.json of the current one), releases (ids) and
-    finished (whether the run that made the current one came to its end, and left no instance behind).
+    settled (whether the current one
+    runs, starts at boot, and no other instance does).
   type: dict
   returned: always
 host:
@@ -127,7 +128,8 @@ def main() -> None:
             "current": now,
             "record": current.record() if current else {},
             "releases": [release.id for release in app.releases()],
-            "finished": current is None or (running <= {now} and current.marked("activated")),
+            "settled": current is None
+            or (running <= {now} and current.marked("activated") and stands(module.run_command, current)),
         }
     free = shutil.disk_usage("/srv").free // 2**20
     if free < module.params["free_mb"]:

@@ -1,0 +1,97 @@
+"""A configuration that does not serve never replaces the one that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers import Ansible, Promised, as_root, inventory_name
+from testinfra.host import Host
+
+pytestmark = pytest.mark.disturbs
+
+STATE = """
+echo "== tree"; find /etc/nginx -type f -o -type l | sort | xargs sha256sum 2>/dev/null
+echo "== workers"; pgrep --parent "$(cat /run/nginx.pid)"
+echo "== id"; python3 - <<'END'
+import socket
+s = socket.socket(socket.AF_UNIX); s.connect("/run/nginx/status.sock")
+s.sendall(b"GET /configuration HTTP/1.0\\r\\n\\r\\n")
+print(s.makefile().read().split()[-1])
+END
+"""
+
+
+def served(state: str) -> list[str]:
+    """Leave the workers out of a state: a reload replaces them."""
+    return [part for part in state.split("== ") if not part.startswith("workers")]
+
+
+@pytest.fixture
+def configure(ansible: Ansible, host: Host) -> Callable[..., str]:
+    """Run nginx_config on this host as the role does, and return Ansible's output; a failure is meant."""
+
+    def run(**arguments: Any) -> str:
+        task = {"name": "Change", "nginx_config": arguments}
+        try:
+            return ansible.play([
+                {"hosts": inventory_name(host), "become": True, "gather_facts": False, "tasks": [task]}
+            ]).output  # fmt: skip
+        except RuntimeError as error:
+            return str(error)
+
+    return run
+
+
+def test_configuration_that_is_not_valid_is_refused_with_nginx_own_words(
+    host: Host, configure: Callable[..., str]
+) -> None:
+    before = as_root(host, STATE)
+    said = configure(files={"sites/broken.conf": "server { listen 80; no_such_directive on; }"})
+    assert "NGINX refuses the new configuration; the old one goes on serving." in said
+    assert 'unknown directive "no_such_directive" in /etc/nginx/sites/broken.conf:1' in said
+    assert as_root(host, STATE) == before
+
+
+def test_configuration_that_is_valid_and_cannot_serve_is_taken_back(host: Host, configure: Callable[..., str]) -> None:
+    before = as_root(host, STATE)
+    # A port that somebody holds: `nginx -t` and the reload both succeed, and nothing of the new configuration serves.
+    as_root(host, "systemd-run --quiet --unit=port-holder python3 -m http.server 8099 --bind 0.0.0.0; sleep 1")
+    try:
+        said = configure(files={"sites/taken.conf": "server { listen 0.0.0.0:8099; return 204; }"})
+    finally:
+        as_root(host, "systemctl stop port-holder")
+    assert "was valid but does not serve; the old one was put back" in said
+    assert "bind() to 0.0.0.0:8099 failed" in said
+    assert served(as_root(host, STATE)) == served(before)
+
+
+def test_files_of_somebody_else_stop_the_run_before_anything_changes(
+    ansible: Ansible, host: Host, promised: Promised
+) -> None:
+    before = as_root(host, STATE)
+    as_root(host, "mkdir -p /etc/nginx/conf.d; echo '# mine' >/etc/nginx/conf.d/mine.conf")
+    try:
+        refused = ansible.playbook("playbooks/site.yml")
+        assert refused.status != 0
+        assert "/etc/nginx/conf.d/mine.conf" in refused.output
+        assert "nginx_adopt: true" in refused.output
+        assert not refused.changed
+        assert "# mine" in as_root(host, "cat /etc/nginx/conf.d/mine.conf")
+        adopted = ansible.playbook("playbooks/site.yml", variables={"nginx_adopt": True})
+        assert adopted.status == 0, adopted.output
+        assert "# mine" in as_root(host, "cat /var/backups/flask-on-metal/*/conf.d/mine.conf")
+        assert served(as_root(host, STATE)) == served(before)
+    finally:
+        as_root(host, "rm -rf /etc/nginx/conf.d/mine.conf /var/backups/flask-on-metal")
+
+
+def test_site_that_left_the_inventory_is_gone(host: Host, configure: Callable[..., str]) -> None:
+    text = "server { listen 127.0.0.1:8098; return 204; }"
+    configure(files={"sites/short-lived.conf": text})
+    assert as_root(host, "ls /etc/nginx/sites").split() == ["newsboard.conf", "short-lived.conf"]
+    # As the role does: all sites that are wanted, and none besides.
+    wanted = {"sites/newsboard.conf": as_root(host, "cat /etc/nginx/sites/newsboard.conf")}
+    configure(files=wanted, owned=["sites/*.conf"])
+    assert as_root(host, "ls /etc/nginx/sites").split() == ["newsboard.conf"]

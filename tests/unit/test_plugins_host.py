@@ -1,0 +1,48 @@
+"""host_preflight: a host that can't be used is refused with all reasons in one message."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Let the machine be another distribution."""
+
+    def be(name: str, version: str) -> None:
+        found = {"ID": name, "VERSION_ID": version, "PRETTY_NAME": f"{name} {version}"}
+        monkeypatch.setattr(platform, "freedesktop_os_release", lambda: found)
+
+    return be
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("ubuntu", "24.04"), ("debian", "11"), ("debian", "14"), ("alpine", "3.20")]
+)
+def test_other_systems_are_refused_by_name(
+    run_module: Run, system: Callable[[str, str], None], name: str, version: str
+) -> None:
+    system(name, version)
+    answer = run_module("host_preflight", releases=["12", "13"])
+    assert answer["failed"]
+    assert f"it runs {name} {version}; supported are Debian 12 and 13" in answer["msg"]
+
+
+def test_missing_packages_are_named_with_the_command_that_brings_them(
+    run_module: Run, system: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system("debian", "13")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "apt" else find(name))
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/there")
+    answer = run_module("host_preflight", releases=["12", "13"])
+    assert "apt-get install python3-apt" in answer["msg"]
+    assert "supported are" not in answer["msg"]
