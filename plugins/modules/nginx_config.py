@@ -44,7 +44,7 @@ options:
     type: path
     default: /run/nginx/status.sock
   adopt:
-    description: Whether foreign files may be moved to /var/backups/flask-on-metal.
+    description: Whether foreign files may be moved to /var/backups/flask-on-metal, once the new configuration serves.
     type: bool
     default: false
   only_look:
@@ -124,24 +124,36 @@ class Configuration:
         files = (path for path in sorted(self.root.rglob("*")) if path.is_symlink() or path.is_file())
         return [str(path) for path in files if not WITHOUT_EFFECT.fullmatch(path.name) and not ours_or_packaged(path)]
 
-    def refuse_foreign(self) -> bool:
-        """Fail over foreign files, or move them aside; tells whether any was moved."""
+    def refuse_foreign(self) -> None:
+        """Fail over foreign files, unless they may be set aside."""
         found = self.foreign() if self.root.is_dir() else []
-        if not found:
-            return False
-        if not self.module.params["adopt"]:
+        if found and not self.module.params["adopt"]:
             self.module.fail_json(
                 msg=f"These files in {self.root} were made by somebody else and would no longer have an effect: "
                 + ", ".join(found)
                 + f". Remove them, or set nginx_adopt: true to have them moved to {BACKUPS}. Nothing was changed."
             )
-        if not self.module.check_mode:
-            aside = BACKUPS / time.strftime("nginx-%Y%m%dT%H%M%SZ", time.gmtime())
-            for name in found:
-                to = aside / Path(name).relative_to(self.root)
-                to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                shutil.move(name, to)
-        return True
+
+    def adoptable(self) -> list[str]:
+        """Foreign files that are to be set aside."""
+        return self.foreign() if self.module.params["adopt"] and self.root.is_dir() else []
+
+    def keep(self, names: list[str]) -> None:
+        """Copy files to the backups, with their paths below the root."""
+        aside = BACKUPS / time.strftime("nginx-%Y%m%dT%H%M%SZ", time.gmtime())
+        for name in names:
+            to = aside / Path(name).relative_to(self.root)
+            to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copy2(name, to, follow_symlinks=False)
+
+    def adopt(self, names: list[str]) -> None:
+        """Take away what is without effect now. A package's file that somebody edited stays: ours may include it."""
+        packaged = self.packaged()
+        for path in map(Path, names):
+            if str(path) in packaged:
+                self.manifest.add(str(path.relative_to(self.root)))
+            elif str(path.relative_to(self.root)) not in self.wanted:
+                path.unlink()
 
     def changes(self) -> tuple[dict[str, str], list[str]]:
         """Files to write with their content, and files to remove."""
@@ -241,8 +253,11 @@ class Configuration:
         STATE.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_atomically(STATE / "manifest.json", json.dumps(sorted(self.manifest)) + "\n", 0o644)
 
-    def bring_about(self, write: dict[str, str], gone: list[str]) -> str:
-        """Test, replace, reload, prove; returns the id of what serves then."""
+    def bring_about(self, write: dict[str, str], gone: list[str], adopted: list[str]) -> str:
+        """Test, replace, reload, prove; returns the id of what serves then.
+
+        What is adopted is copied before anything is replaced, and taken away only when it is no longer needed.
+        """
         log = Path("/var/log/nginx/error.log")
         position = log.stat().st_size if log.exists() else 0
         running = self.running()
@@ -250,6 +265,7 @@ class Configuration:
             # Left by a server that was killed, it would keep the next one from starting.
             Path(self.module.params["status_socket"]).unlink(missing_ok=True)
         configuration_id = self.stage(write, gone)
+        self.keep(adopted)
         self.remember([])
         before = self.replace([*write, ID_FILE], gone)
         shutil.rmtree(self.beside)
@@ -266,6 +282,7 @@ class Configuration:
                 msg=f"The new configuration was valid but does not serve; the old one was put back.\n"
                 f"systemctl: {complaint or 'no complaint'}\nThe error log says:\n{said or '(nothing)'}"
             )
+        self.adopt(adopted)
         self.remember(gone)
         return configuration_id
 
@@ -285,8 +302,10 @@ def main() -> None:
     )
     configuration = Configuration(module)
     if module.params["only_look"]:
-        module.exit_json(changed=configuration.refuse_foreign())
+        configuration.refuse_foreign()
+        module.exit_json(changed=False)
     write, gone = configuration.changes()
+    adopted = configuration.adoptable()
     diff = [
         {
             "before_header": str(configuration.root / name),
@@ -300,11 +319,11 @@ def main() -> None:
     serving = configuration.serving()
     # A run that was interrupted between replace and reload is mended here, though no file differs.
     right = serving is not None and f"default {serving};" in recorded
-    if not write and not gone and right:
+    if not write and not gone and not adopted and right:
         module.exit_json(changed=False, configuration_id=serving)
     if module.check_mode:
         module.exit_json(changed=True, configuration_id="to be made", diff=diff)
-    configuration_id = configuration.bring_about(write, gone)
+    configuration_id = configuration.bring_about(write, gone, adopted)
     module.exit_json(changed=True, configuration_id=configuration_id, diff=diff)
 
 

@@ -351,9 +351,17 @@ class Host:
             self.still_time(deadline, f"SSH does not answer on {address}")
             time.sleep(0.1)
 
+    def ended(self) -> bool:
+        """Tell whether nothing of the host runs, for a second: a program that is being started has no arguments yet."""
+        for _ in range(10):
+            if processes(str(self.folder)) or processes(f"--directory={self.root}"):
+                return False
+            time.sleep(0.1)
+        return True
+
     def still_time(self, deadline: float, what: str) -> None:
         """Give up on a host that is late, or that is no more."""
-        dead = not processes(str(self.folder)) and not processes(f"--directory={self.root}")
+        dead = self.ended()
         if dead or time.monotonic() > deadline:
             log = self.folder / "console.log"
             words = "it ended" if dead else f"it did not boot in {self.params['timeout']} s"

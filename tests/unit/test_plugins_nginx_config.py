@@ -136,16 +136,31 @@ def test_what_an_upgrade_or_an_interrupted_write_leaves_stops_no_run(host: Host,
     assert host.configuration().foreign() == []
 
 
-def test_adopted_files_are_moved_aside_and_not_lost(host: Host) -> None:
+def test_adopted_files_are_moved_aside_when_the_new_configuration_serves(
+    host: Host, monkeypatch: pytest.MonkeyPatch, module_failed: type[Exception]
+) -> None:
     (host.root / "sites-enabled" / "shop.conf").write_text("shop")
-    look = host.configuration(adopt=True)
-    look.module.check_mode = True
-    assert look.refuse_foreign() and (host.root / "sites-enabled" / "shop.conf").exists()
-    assert host.configuration(adopt=True).refuse_foreign()
+    (host.root / "nginx.conf").write_text("edited")
+    (host.root / "mime.types").write_text("edited")
+    wanted = {"nginx.conf": "ours"}
+    refused = host.configuration(wanted, adopt=True)
+    monkeypatch.setattr(refused, "serves", lambda _: False)
+    with pytest.raises(module_failed):
+        refused.bring_about(wanted, [], refused.adoptable())
+    assert host.text()["nginx.conf"] == "edited"
+    assert host.text()["sites-enabled/shop.conf"] == "shop"
+
+    host.remember()
+    taken = host.configuration(wanted, adopt=True)
+    monkeypatch.setattr(taken, "serves", lambda _: True)
+    taken.bring_about(wanted, [], taken.adoptable())
     assert not (host.root / "sites-enabled" / "shop.conf").exists()
-    (moved,) = host.code.BACKUPS.rglob("shop.conf")
-    assert moved.read_text() == "shop"
-    assert not host.configuration(adopt=True).refuse_foreign()
+    assert host.text()["nginx.conf"] == "ours"
+    # Edited, and a package's: it stays, and is accepted from now on.
+    assert host.text()["mime.types"] == "edited"
+    assert {path.read_text() for path in host.code.BACKUPS.rglob("shop.conf")} == {"shop"}
+    assert {path.read_text() for path in host.code.BACKUPS.rglob("nginx.conf")} == {"edited"}
+    assert host.configuration().foreign() == []
 
 
 # --- what would change?
@@ -180,7 +195,7 @@ def test_a_configuration_that_serves_is_written_and_remembered(host: Host, monke
     host.remember("sites/old.conf")
     configuration = host.configuration({"nginx.conf": "ours\n", "sites/news.conf": "news\n"})
     serve(host, configuration, monkeypatch)
-    first = configuration.bring_about(*configuration.changes())
+    first = configuration.bring_about(*configuration.changes(), [])
     assert f"default {first};" in (host.root / host.code.ID_FILE).read_text()
     assert host.text()["nginx.conf"] == "ours\n" and host.text()["sites/news.conf"] == "news\n"
     assert "sites/old.conf" not in host.text()
@@ -191,7 +206,7 @@ def test_a_configuration_that_serves_is_written_and_remembered(host: Host, monke
 
     again = host.configuration({"sites/news.conf": "news, changed\n"})
     serve(host, again, monkeypatch)
-    assert again.bring_about(*again.changes()) != first
+    assert again.bring_about(*again.changes(), []) != first
 
 
 def test_a_configuration_that_nginx_refuses_changes_nothing(host: Host, module_failed: type[Exception]) -> None:
@@ -199,7 +214,7 @@ def test_a_configuration_that_nginx_refuses_changes_nothing(host: Host, module_f
     configuration = host.configuration({"nginx.conf": "broken\n"})
     configuration.module.answers["nginx"] = (1, "", f"unknown directive in {configuration.beside}/nginx.conf:1")
     with pytest.raises(module_failed, match=f"unknown directive in {host.root}/nginx.conf:1"):
-        configuration.bring_about(*configuration.changes())
+        configuration.bring_about(*configuration.changes(), [])
     assert host.text() == before
     assert not configuration.beside.exists()
 
@@ -215,7 +230,7 @@ def test_a_configuration_that_does_not_serve_is_taken_back(
     serve(host, configuration, monkeypatch, answer="another")
     monkeypatch.setattr(configuration, "running", lambda: running)
     with pytest.raises(module_failed, match="does not serve; the old one was put back"):
-        configuration.bring_about(*configuration.changes())
+        configuration.bring_about(*configuration.changes(), [])
     assert host.text() == before
     orders = [words[1] for words in configuration.module.commands if words[0] == "systemctl"]
     # What did not run before is not left running with Debian's welcome page.
@@ -233,12 +248,12 @@ def test_a_run_that_was_interrupted_half_way_knows_its_own_files(host: Host, mon
 
     monkeypatch.setattr(configuration, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        configuration.bring_about(*configuration.changes())
+        configuration.bring_about(*configuration.changes(), [])
     after = host.configuration(wanted)
     assert after.foreign() == []
     assert after.changes() == ({"sites/news.conf": "news\n"}, [])
     serve(host, after, monkeypatch)
-    after.bring_about(*after.changes())
+    after.bring_about(*after.changes(), [])
     assert host.configuration(wanted).changes() == ({}, [])
 
 
@@ -251,8 +266,8 @@ def test_a_socket_left_by_a_killed_server_does_not_keep_the_next_one_from_starti
     left.touch()
     serve(host, configuration, monkeypatch)
     monkeypatch.setattr(configuration, "running", lambda: True)
-    configuration.bring_about(*configuration.changes())
+    configuration.bring_about(*configuration.changes(), [])
     assert left.exists()
     monkeypatch.setattr(configuration, "running", lambda: False)
-    configuration.bring_about({}, [])
+    configuration.bring_about({}, [], [])
     assert not left.exists()
