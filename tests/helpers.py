@@ -233,7 +233,9 @@ class Ansible:
     inventory: str
     limit: str = ""
 
-    def playbook(self, path: str | Path, *, variables: dict[str, Any] | None = None, timeout: float = 300) -> Run:
+    def playbook(
+        self, path: str | Path, *, variables: dict[str, Any] | None = None, timeout: float = 300, verbosity: int = 0
+    ) -> Run:
         """Run a playbook of this project. Variables travel in a file that nobody else can read."""
         with private_folder() as folder:
             extra = folder / "variables.yml"
@@ -250,7 +252,7 @@ class Ansible:
                 "ANSIBLE_STDOUT_CALLBACK": "default",
                 "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callback_plugins"),
                 "ANSIBLE_CALLBACKS_ENABLED": "record",
-                "ANSIBLE_VERBOSITY": "0",
+                "ANSIBLE_VERBOSITY": str(verbosity),
                 "FLASK_ON_METAL_RECORDS": str(folder / "records"),
             }
             done = subprocess.run(
