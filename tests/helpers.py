@@ -234,7 +234,13 @@ class Ansible:
     limit: str = ""
 
     def playbook(
-        self, path: str | Path, *, variables: dict[str, Any] | None = None, timeout: float = 300, verbosity: int = 0
+        self,
+        path: str | Path,
+        *,
+        variables: dict[str, Any] | None = None,
+        timeout: float = 300,
+        verbosity: int = 0,
+        environment: dict[str, str] | None = None,
     ) -> Run:
         """Run a playbook of this project. Variables travel in a file that nobody else can read."""
         with private_folder() as folder:
@@ -246,7 +252,7 @@ class Ansible:
                 words += ["-i", self.inventory]
             if self.limit:
                 words += ["--limit", self.limit]
-            environment = {
+            surroundings = {
                 **os.environ,
                 "ANSIBLE_NOCOLOR": "1",
                 "ANSIBLE_STDOUT_CALLBACK": "default",
@@ -254,10 +260,13 @@ class Ansible:
                 "ANSIBLE_CALLBACKS_ENABLED": "record",
                 "ANSIBLE_VERBOSITY": str(verbosity),
                 "FLASK_ON_METAL_RECORDS": str(folder / "records"),
+                **(environment or {}),
             }
             done = subprocess.run(
-                words, cwd=ROOT, env=environment, text=True, stdin=subprocess.DEVNULL,
+                words, cwd=ROOT, env=surroundings, text=True, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False,
+                # A process group of its own: some tests kill it.
+                start_new_session=True,
             )  # fmt: skip
             records = sorted((folder / "records").glob("*.json"))
             return Run(done.returncode, done.stdout, json.loads(records[0].read_text()) if records else [])

@@ -20,7 +20,14 @@ ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 
 from ansible.module_utils import option_check
 
-ALIASES = {"app": "flask_app_only", "force": "flask_app_force", "resolve": "flask_app_resolve"}
+ALIASES = {
+    "app": "flask_app_only",
+    "force": "flask_app_force",
+    "resolve": "flask_app_resolve",
+    "version": "flask_app_version",
+    "break_lock": "flask_app_break_lock",
+    "to": "flask_app_to",
+}
 """What the playbooks take with -e, and the options that they set by it."""
 
 

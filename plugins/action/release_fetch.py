@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 # Ansible finds a project's module_utils for modules only; this runs on the control node.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.release_source import Source, SourceError
+from ansible.module_utils.release_source import Source, SourceError, time_of
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -28,12 +28,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         args = self._task.args
         source = Source.parse(args["source"], args["version"], tuple(args["exclude"]))
-        arguments = {"app": args["app"], "id": args["id"], "archive": ""}
+        arguments = {"archive": "", **{name: args[name] for name in ("app", "id", "run", "shared")}}
         if source.kind != "requirement" and not self._task.check_mode:
             handle, name = tempfile.mkstemp(suffix=".tar.gz")
             os.close(handle)
             try:
-                source.write_archive(Path(name))
+                source.write_archive(Path(name), time_of(args["id"]))
                 # The source is read twice, for its digest and for the archive: an edit in between would be served
                 # under the id of what it replaced.
                 if source.digest() != args["digest"]:

@@ -28,6 +28,8 @@ HOW = {
     "domains",
     "static",
     "max_body",
+    "hooks",
+    "sqlite",
 }
 
 
@@ -39,7 +41,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return id, input (digest), source (digest), described (the version in words) and requires_python."""
+        """Return id, begun (Unix time), input and source (digests), described (version in words), requires_python."""
         super().run(tmp, task_vars)
         app, key = self._task.args["app"], self._task.args.get("key", "")
         source = Source.parse(app["source"], app["version"], tuple(app["exclude"]))
@@ -54,6 +56,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             "changed": False,
             "id": release_id,
+            "begun": time.time(),
             "input": whole,
             "source": source_digest,
             "described": described,

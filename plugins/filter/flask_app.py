@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -81,9 +82,35 @@ def environment_file(values: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-def tuning(app: dict[str, Any], cores: int) -> Tuning:
-    """Work out the numbers of an app on a host with so many cores."""
-    return tuned(app["processes"], app["threads"], int(app["harakiri"]), cores)
+def tuning(app: dict[str, Any], host: dict[str, Any]) -> Tuning:
+    """Work out the numbers of an app on a host, of which release_state told the cores and the memory."""
+    chosen = {name: app[name] for name in ("processes", "threads", "worker_memory")}
+    return tuned(**chosen, harakiri=int(app["harakiri"]), cores=host["cores"], memory_mb=host["memory_mb"])
+
+
+def at_version(apps: list[dict[str, Any]], only: str, version: str) -> list[dict[str, Any]]:
+    """Put a version asked for on the command line in place of the inventory's, for the one app that it is for."""
+    if not version or (not only and len(apps) > 1):
+        return apps
+
+    def changed(app: dict[str, Any]) -> dict[str, Any]:
+        if app["source"].startswith("git+"):
+            return {**app, "version": version}
+        return {**app, "source": f"{app['source'].partition('==')[0]}=={version}"}
+
+    return [changed(app) if app["name"] == (only or apps[0]["name"]) else app for app in apps]
+
+
+def sqlite_files(app: dict[str, Any]) -> list[str]:
+    """List the SQLite databases of an app on its host: those that it names, or else those in its environment's URLs."""
+    shared = f"/srv/{app['name']}/shared"
+    if app["sqlite"]:
+        return [f"{shared}/{path}" for path in app["sqlite"]]
+    values = [str(value) for value in [*app["environment"].values(), *app["secrets"].values()]]
+    named = (re.match(r"sqlite(?:\+[a-z0-9_]+)?:///(/[^?]+)", value) for value in values)
+    paths = {posixpath.normpath(match[1]) for match in named if match and not match[1].endswith("/")}
+    # Only there could the app write one.
+    return sorted(path for path in paths if path.startswith(f"{shared}/"))
 
 
 def takes_python(specifier: str, version: str) -> bool:
@@ -104,4 +131,6 @@ class FilterModule:
             "environment_file": environment_file,
             "takes_python": takes_python,
             "tuning": tuning,
+            "at_version": at_version,
+            "sqlite_files": sqlite_files,
         }

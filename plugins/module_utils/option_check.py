@@ -26,6 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
+from packaging.version import InvalidVersion, Version
 
 Spec = Mapping[str, object]
 """The description of one option, as argument_specs.yml has it."""
@@ -669,6 +670,81 @@ def check_below(path: str) -> None:
         raise BadValue("it must have no blanks, quotes, semicolons, braces, dollars and backslashes.")
 
 
+def check_shared_path(path: str) -> None:
+    """Check a path below an app's shared folder. It is written in one way only, so that two of them can be compared."""
+    if own := re.fullmatch(r"(?:sqlite:///)?/srv/[^/]+/shared/(.+)", path):
+        raise BadValue("it must be the path below the app's shared folder.", f'Write "{own[1]}".')
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or not path.strip():
+        raise BadValue("it must be a path below the app's shared folder: not absolute, and without '..'.")
+    if re.search(r"[\s\x00-\x1f\x7f\"';{}$\\*?\[\]]", path):
+        raise BadValue(
+            "it must be one path, and no pattern: without blanks, quotes, semicolons, braces, brackets, dollars, "
+            "asterisks, question marks and backslashes."
+        )
+    if "" in parts or "." in parts:
+        near = "/".join(part for part in parts if part not in ("", "."))
+        raise BadValue(
+            "it must be written without '.', and without a slash at its end or two in a row.",
+            f'Write "{near}".' if near else "",
+        )
+
+
+class TaskLoader(yaml.SafeLoader):
+    """Reads the shape of a task file; of what has a tag of Ansible's own, as !vault, only that it is there."""
+
+
+TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def check_hook(name: str) -> None:
+    """Check a task file on the control node.
+
+    Ansible itself would notice when the release is half made, on the first host.
+    """
+    if not name.startswith("/"):
+        # Ansible would look for it beside the role's own files first.
+        raise BadValue(
+            "it must be an absolute path. A file beside the inventory is written as in "
+            '"{{ inventory_dir }}/../hooks/before_migrate.yml".'
+        )
+    path = Path(os.path.abspath(name))  # noqa: PTH100
+    if path.is_dir():
+        raise BadValue("it is a folder. Name the file with the tasks.")
+    if not path.is_file():
+        near = nearest(path.name, [item.name for item in path.parent.iterdir()]) if path.parent.is_dir() else None
+        hint = f" Did you mean {path.parent / near}?" if near else ""
+        raise BadValue("there is no such file on this machine.", f"Looked at {path}.{hint}")
+    rule = 'it must hold a list of tasks in YAML, each as "- name: …".'
+    try:
+        tasks = yaml.load(path.read_text(encoding="utf-8"), Loader=TaskLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f", line {mark.line + 1}" if mark else ""
+        raise BadValue(rule, f"Looked at {path}{at}: it isn't YAML.") from None
+    if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
+        raise BadValue(rule, f"Looked at {path}.")
+    if any("hosts" in task or any(str(key).endswith("import_playbook") for key in task) for task in tasks):
+        raise BadValue(f"{rule} It holds a playbook: take the tasks out of it.", f"Looked at {path}.")
+
+
+def check_run(run: str) -> None:
+    """Check the name of a run, as a lock has it, or nothing."""
+    if run and not re.fullmatch(r"[0-9a-f]{12}", run):
+        raise BadValue(
+            "it must be the run that the refusal names: 12 digits and letters a to f. It is what -e break_lock=… sets."
+        )
+
+
+def check_release_id(release: str) -> None:
+    """Check the form of a release's id, or nothing."""
+    if release and not re.fullmatch(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}", release):
+        raise BadValue(
+            "it must be the id of a release, as 20260101T000000Z-0123abcd; playbooks/releases.yml lists them. "
+            "It is what -e to=… sets."
+        )
+
+
 def check_text(text: str) -> None:
     """Check text that can be in an environment or a unit."""
     if "\0" in text:
@@ -719,6 +795,13 @@ VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
     "flask_apps[].health_path": check_health_path,
     "flask_apps[].migrate": check_text,
     "flask_apps[].max_body": check_max_body,
+    "flask_apps[].shared[]": check_shared_path,
+    "flask_apps[].sqlite[]": check_shared_path,
+    "flask_apps[].hooks.before_migrate": check_hook,
+    "flask_apps[].hooks.before_activate": check_hook,
+    "flask_apps[].hooks.after_activate": check_hook,
+    "flask_app_break_lock": check_run,
+    "flask_app_to": check_release_id,
     "host_ca_certificates[]": check_certificate_file,
     "host_ntp_servers[]": check_domain,
     "host_packages[]": check_package,
@@ -734,16 +817,21 @@ RANGES: Mapping[str, tuple[int, int | None, str]] = {
         "a certificate is renewed when 30 days of it are left, so a shorter one would be at each run",
     ),
     "flask_app_keep": (2, None, "with fewer there is no release to go back to"),
+    "flask_app_lock_limit": (
+        60,
+        None,
+        "a run renews its lock twice a minute, and must not lose it because it was late once",
+    ),
     "flask_apps[].harakiri": (1, None, ""),
     "flask_apps[].health_timeout": (1, None, ""),
     "flask_apps[].processes": (1, 1024, ""),
     "flask_apps[].threads": (1, 1024, ""),
+    "flask_apps[].worker_memory": (64, None, "with less, workers would be replaced all the time"),
     "nginx_client_timeout": (1, None, ""),
     "nginx_keepalive_timeout": (0, None, ""),
     "nginx_large_header_buffers": (1, None, ""),
     "nginx_worker_connections": (16, 1048576, ""),
     "uwsgi_backlog": (1, 65535, ""),
-    "uwsgi_stop_timeout": (1, None, ""),
 }
 """Least and largest number of an option, and why where that isn't plain."""
 
@@ -754,6 +842,9 @@ EXAMPLES = {
     "flask_apps[].wsgi": 'wsgi: "newsboard:create_app()"',
     "flask_apps[].environment": 'environment: {PAGE_SIZE: "30"}',
     "flask_apps[].static": "static: {/static/: newsboard/static}",
+    "flask_apps[].shared": "shared: [uploads, instance/media]",
+    "flask_apps[].sqlite": "sqlite: [news.db]",
+    "flask_apps[].hooks": 'hooks: {after_activate: "{{ inventory_dir }}/../hooks/after_activate.yml"}',
     "flask_apps": "an app as in inventory/example",
 }
 """How an option is written, for those who left it out or gave it another shape."""
@@ -994,6 +1085,8 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
     static = mapping(app.get("static"))
     for prefix, folder in static.items():
         check_static(report, join(f"{where}.static", prefix), str(prefix), folder)
+    for name in ("shared", "sqlite"):
+        check_apart(report, f"{where}.{name}", app.get(name))
     if not isinstance(text := app.get("source"), str):
         return
     source = parse_source(text)
@@ -1023,6 +1116,54 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
                 report.add(path, "there is no such directory in source.", f"Looked at {source.path / folder}.", folder)
             elif pattern := excluding(folder, excluded):
                 report.add(path, f"releases do without it: exclude has {pattern}.", value=folder)
+    shared = app.get("shared")
+    for index, path in enumerate(shared if isinstance(shared, list) else []):
+        if isinstance(path, str) and (hidden := hidden_by(path, source.path, excluded)):
+            report.add(
+                f"{where}.shared[{index}]",
+                "the source has something there, which the link would hide. Exclude it, or take it out of shared.",
+                f"It has {hidden}.",
+                path,
+            )
+
+
+def check_apart(report: Report, where: str, paths: object) -> None:
+    """Check that no path is there twice, or below another one: a link can't be below a link."""
+    first: dict[str, str] = {}
+    for index, path in enumerate(paths if isinstance(paths, list) else []):
+        if not isinstance(path, str):
+            continue
+        place = f"{where}[{index}]"
+        if path in first:
+            report.add(place, f"{first[path]} is the same. Leave one of them out.", value=path)
+        first.setdefault(path, place)
+    for path, place in first.items():
+        above = next((other for other in first if path.startswith(f"{other}/")), None)
+        if above:
+            report.add(place, f"it is below {first[above]}, which brings it along. Leave it out.", value=path)
+
+
+def hidden_by(shared: str, source: Path, excluded: Sequence[str]) -> str | None:
+    """Find something that a release brings at a shared path, or a file where the path needs a folder.
+
+    Empty folders don't count: a release has none.
+    """
+    parts = shared.split("/")
+    for end in range(1, len(parts) + 1):
+        name = "/".join(parts[:end])
+        if excluding(name, excluded):
+            return None
+        path = source / name
+        # Above it, a link to a folder is as good as a folder.
+        if path.is_file() or (path.is_symlink() and (end == len(parts) or not path.exists())):
+            return name
+    for folder, folders, files in os.walk(source / shared):
+        folders[:] = sorted(name for name in folders if not excluding(name, excluded))
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in sorted([*files, *links]):
+            if not excluding(name, excluded):
+                return Path(folder, name).relative_to(source).as_posix()
+    return None
 
 
 def check_static(report: Report, where: str, prefix: str, folder: object) -> None:
@@ -1146,17 +1287,6 @@ DEFAULT_SOMAXCONN = 4096
 
 def check_relations(report: Report, options: Mapping[str, object]) -> None:
     """Check what options of different roles must be to each other; options that aren't given have their defaults."""
-    stop = options.get("uwsgi_stop_timeout")
-    apps = options.get("flask_apps")
-    for index, app in enumerate(apps if isinstance(apps, list) else []):
-        harakiri = app.get("harakiri") if isinstance(app, Mapping) else None
-        if isinstance(harakiri, int) and isinstance(stop, int) and harakiri >= stop:
-            report.add(
-                f"flask_apps[{index}].harakiri",
-                f"it must be less than uwsgi_stop_timeout, which is {stop}: else systemd kills requests that may still "
-                "take their time. Lower it, or raise uwsgi_stop_timeout.",
-                value=harakiri,
-            )
     backlog = options.get("uwsgi_backlog")
     sysctl = options.get("host_sysctl")
     if isinstance(backlog, int) and isinstance(sysctl, Mapping):
@@ -1215,7 +1345,7 @@ def check_host(roles: Mapping[str, Role], evaluator: Evaluator) -> tuple[Report,
 
 
 def check_only(reports: Mapping[str, Report], options: Mapping[str, Mapping[str, object]]) -> None:
-    """Check that the app to release is one; an app of one host needn't be on the others."""
+    """Check that the app to release is one, and its version; an app of one host needn't be on the others."""
     names: set[str] = set()
     for values in options.values():
         apps = values.get("flask_apps")
@@ -1231,6 +1361,65 @@ def check_only(reports: Mapping[str, Report], options: Mapping[str, Mapping[str,
             reports[host].add(
                 "flask_app_only", "flask_apps has no app of this name; it is what -e app=… sets.", hint, only
             )
+        check_release_version(reports[host], values, names)
+
+
+def check_release_version(report: Report, options: Mapping[str, object], names: Iterable[str]) -> None:
+    """Check the version that is asked for in place of the inventory's.
+
+    Args:
+        report: Takes the problems.
+        options: The host's options.
+        names: The apps of all hosts.
+    """
+    where = "flask_app_version"
+    version = options.get(where)
+    if not isinstance(version, str) or not version:
+        return
+    known = sorted(names)
+    # Without a name each app is released, and no version is one of two apps.
+    only = options.get("flask_app_only") or (known[0] if len(known) == 1 else "")
+    if only is UNUSABLE:
+        return
+    if not only:
+        report.add(
+            where,
+            "it is for one app, which -e app=… names. It is what -e version=… sets, or a variable named version.",
+            f"There are: {', '.join(known) or 'none'}.",
+            version,
+        )
+        return
+    apps = options.get("flask_apps")
+    for app in apps if isinstance(apps, list) else []:
+        if not isinstance(app, Mapping) or app.get("name") != only or not isinstance(text := app.get("source"), str):
+            continue
+        kind = parse_source(text).kind
+        try:
+            if kind == "directory":
+                raise BadValue(
+                    f"the source of {only} is a directory, which has no versions: what is in it is what is released. "
+                    "Leave -e version=… out, or name a repository or a requirement as its source."
+                )
+            if kind == "git":
+                check_version(version)
+            else:
+                check_package_version(version)
+        except BadValue as error:
+            report.add(where, error.text, error.detail, version)
+
+
+def check_package_version(version: str) -> None:
+    """Check one version of a package, as PEP 440 has it."""
+    try:
+        Version(version)
+    except InvalidVersion:
+        bare = version.rpartition("==")[2]
+        raise BadValue(
+            "the source is a requirement, and this is no version of a package, as in 1.2 or 2.0rc1.",
+            f'Write "{bare}".' if bare != version else "",
+        ) from None
+    if re.search(r"\s", version):
+        raise BadValue("it must be a version without blanks.")
 
 
 def empty_group(group: str, groups: Mapping[str, Sequence[str]], inventory: Iterable[str]) -> str | None:

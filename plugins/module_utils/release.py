@@ -13,6 +13,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.release_lock import Lock, LockLost
+from ansible.module_utils.unix_http import Answer, ask_until_good
 
 RELEASE_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
 SERVED = Path("/srv")
@@ -40,13 +42,31 @@ class App:
         """The one link that says what is served."""
         return self.folder / "current"
 
+    @property
+    def previous_link(self) -> Path:
+        """What was served before: pages that it sent still find their static files."""
+        return self.folder / "previous"
+
     def current(self) -> Release | None:
         """Tell the release that is served: what the link says, never what a time stamp suggests."""
+        return self._linked(self.link)
+
+    def previous(self) -> Release | None:
+        """Tell the release that was served before."""
+        return self._linked(self.previous_link)
+
+    def _linked(self, link: Path) -> Release | None:
         try:
-            target = self.link.readlink()
+            target = link.readlink()
         except OSError:
             return None
         return Release(self, target.name) if RELEASE_ID.match(target.name) else None
+
+    def way_back(self) -> Release | None:
+        """Find the newest good release older than the current one: where a rollback goes."""
+        current = self.current()
+        older = [release for release in self.releases() if current and release.id < current.id and release.good()]
+        return older[-1] if older else None
 
     def releases(self) -> list[Release]:
         """All releases that have a folder, the oldest first."""
@@ -102,18 +122,49 @@ class Release:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def mark(self, state: str) -> None:
-        """Note that the release was `activated` or has `failed`, with the time (UTC)."""
+    def mark(self, mark: str) -> None:
+        """Note that the release was `activated`, has `failed` or was `withdrawn` (rolled back from), and when (UTC)."""
         text = time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime())
-        write_atomically(self.folder / state, text, 0o644)
+        write_atomically(self.folder / mark, text, 0o644)
 
-    def marked(self, state: str) -> bool:
-        """Whether `mark` was called for this state."""
-        return (self.folder / state).exists()
+    def unmark(self, mark: str) -> None:
+        """Take a mark back."""
+        (self.folder / mark).unlink(missing_ok=True)
+
+    def marked(self, mark: str) -> bool:
+        """Whether the release bears this mark."""
+        return (self.folder / mark).exists()
+
+    def startable(self) -> bool:
+        """Whether the release once served and never failed: it can be gone back to by name."""
+        return self.marked("activated") and not self.marked("failed")
 
     def good(self) -> bool:
-        """Whether the release was once active and nothing was held against it since: a rollback may go there."""
-        return self.marked("activated") and not self.marked("failed")
+        """Whether the release is startable and nobody went back from it: a rollback goes there by itself."""
+        return self.startable() and not self.marked("withdrawn")
+
+    def state(self) -> str:
+        """Say in a word what the release is."""
+        if self.app.current() == self:
+            return "current"
+        for mark in ("failed", "withdrawn"):
+            if self.marked(mark):
+                return mark
+        return "good" if self.marked("activated") else "unfinished"
+
+    def told(self) -> dict[str, Any]:
+        """Tell what an operator asks for: id, state, version, when (UTC) it was activated or failed, by whom."""
+        record, state = self.record(), self.state()
+        mark = state if state in ("failed", "withdrawn") else "activated"
+        return {
+            "id": self.id,
+            "state": state,
+            # A directory has no version; its digest tells one from another.
+            "version": str(record.get("version") or record.get("source", "")[:12]),
+            "when": (read_text(self.folder / mark) or "").strip(),
+            "by": str(record.get("by", "")),
+            "health": record.get("health", {}),
+        }
 
 
 # --- the instance's processes
@@ -181,21 +232,81 @@ def queue_length(run: RunCommand, path: Path) -> int:
     return 0
 
 
+def serving(run: RunCommand, release: Release) -> bool:
+    """Whether anybody waits for a release: in the queue of its socket, or for an answer."""
+    path = release.runtime / "uwsgi.sock"
+    _, out, _ = run(["ss", "--unix", "--no-header", "state", "established"], check_rc=True)
+    connected = any(len(fields := line.split()) > 3 and fields[3] == str(path) for line in out.splitlines())
+    return connected or queue_length(run, path) > 0
+
+
+def wait_for_empty_queue(run: RunCommand, release: Release, seconds: float) -> int:
+    """Wait until nobody is left in the queue of a release's socket, or the time is over; tell how many are left.
+
+    The kernel would drop them if the socket closed.
+    """
+    end, empty, waiting = time.monotonic() + seconds, 0, 0
+    # Three looks in a row: a connect that was under way while the link moved shows in the second.
+    while empty < 3 and time.monotonic() < end:
+        waiting = queue_length(run, release.runtime / "uwsgi.sock")
+        empty = 0 if waiting else empty + 1
+        time.sleep(0.02)
+    return 0 if empty == 3 else max(waiting, 1)
+
+
+# --- the probe
+
+# What a module takes to ask a release for its health. They go together, in release_probe and release_activate.
+PROBE_ARGUMENTS: dict[str, Any] = {
+    "host": {"type": "str", "required": True},
+    "path": {"type": "str", "required": True},
+    "seconds": {"type": "int", "required": True},
+}
+
+
+def probe(socket: Path, params: dict[str, Any]) -> Answer:
+    """Ask at a unix socket, as the arguments say, until the answer is 200 or the time is over."""
+    return ask_until_good(socket, params["host"], params["path"], params["seconds"])
+
+
+def probe_failure(run: RunCommand, release: Release, params: dict[str, Any], answer: Answer) -> str:
+    """Say what came instead of 200, and what the instance wrote."""
+    return (
+        f"{params['path']} got no 200 within {params['seconds']} s, but {answer.status or 'nothing'}:\n{answer.text}\n"
+        f"The last lines of its journal:\n{journal(run, release)}"
+    )
+
+
 # --- the modules' common part
 
 
 def release_module(
-    arguments: dict[str, Any] | None = None, secret: Iterable[str] = ("secrets",)
+    arguments: dict[str, Any] | None = None, secret: Iterable[str] = ("secrets",), *, locked: bool = True
 ) -> tuple[AnsibleModule, Release]:
-    """Make an Ansible module that works on one release (`app`, `id`), and that release.
+    """Make an Ansible module that works on one release (`app`, `id`) as part of a run, and that release.
 
-    Values of `secrets` are cut out of whatever the module returns: an app's traceback may show them.
+    The lock of that `run` is renewed, and kept alive for as long as the module is at work (`locked`). Values of
+    `secrets` are cut out of whatever the module returns: an app's traceback may show them.
     """
-    spec: dict[str, Any] = {"app": {"type": "str", "required": True}, "id": {"type": "str", "required": True}}
+    spec: dict[str, Any] = {
+        "app": {"type": "str", "required": True},
+        "id": {"type": "str", "required": True},
+        "run": {"type": "str", "required": True},
+    }
     spec.update({name: {"type": "dict", "default": {}, "no_log": True} for name in secret})
     module = AnsibleModule(argument_spec={**spec, **(arguments or {})}, supports_check_mode=True)
     # What a release consists of is read by its app's account, however strict root's own umask is on this host.
     os.umask(0o022)
     if not RELEASE_ID.match(module.params["id"]):
         module.fail_json(msg=f"{module.params['id']!r} is no release id")
-    return module, Release(App(module.params["app"]), module.params["id"])
+    release = Release(App(module.params["app"]), module.params["id"])
+    if locked and not module.check_mode:
+        lock = Lock(release.app.name)
+        # The module's name is that of its phase.
+        phase = module._name.rpartition(".")[2].removeprefix("release_")
+        try:
+            lock.renew(module.params["run"], phase)
+        except LockLost as lost:
+            module.fail_json(msg=str(lost), lock_lost=True)
+        lock.keep(module.params["run"], phase)
+    return module, release

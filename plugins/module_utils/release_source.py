@@ -17,6 +17,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -187,16 +188,26 @@ class Source:
             raise SourceError(f"the source's pyproject.toml can't be read: {error}") from error
         return str(project.get("requires-python", ""))
 
-    def write_archive(self, path: Path) -> None:
-        """Write the contents as code.tar.gz, without owners and times; readable for all, as code of a release is."""
+    def write_archive(self, path: Path, time: int) -> None:
+        """Write the contents as code.tar.gz, without owners; readable for all, as code of a release is.
+
+        All files bear the one time (Unix, seconds). NGINX makes a static file's ETag of its time and size: each release
+        must have another one, and all hosts the same.
+        """
         with tarfile.open(path, "w:gz", compresslevel=1) as archive:
             for entry in self.entries():
                 member = tarfile.TarInfo(entry.name)
-                member.mode = 0o755 if entry.executable else 0o644
+                member.mode, member.mtime = 0o755 if entry.executable else 0o644, time
                 if entry.link is not None:
                     member.type, member.linkname = tarfile.SYMTYPE, entry.link
                 member.size = len(entry.content)
                 archive.addfile(member, io.BytesIO(entry.content))
+
+
+def time_of(release_id: str) -> int:
+    """Tell when a release's id was made: Unix time in seconds."""
+    made = datetime.strptime(release_id.partition("-")[0], "%Y%m%dT%H%M%SZ")
+    return int(made.replace(tzinfo=UTC).timestamp())
 
 
 def keyed_digest(app: str, values: dict[str, Any], key: str) -> str:

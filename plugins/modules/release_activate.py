@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ansible.module_utils.filesystem import link_atomically
-from ansible.module_utils.release import journal, release_module, systemctl
-from ansible.module_utils.unix_http import ask_until_good
+from ansible.module_utils.release import PROBE_ARGUMENTS, probe, probe_failure, release_module, systemctl
 
 DOCUMENTATION = r"""
 ---
@@ -14,18 +13,25 @@ description:
   - Enables the instance, then moves the link, so that the release that C(current) names is enabled at every instant. A
     boot after a crash anywhere in between brings it back.
   - Asks once more through the link, and moves it back where the answer isn't 200.
+  - The link C(previous) then names what served before, so that pages which it sent still find their static files.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
+  run: {description: The run that has the lock., type: str, required: true}
   host: {description: Host header of the request., type: str, required: true}
   path: {description: Path that is to answer 200., type: str, required: true}
   seconds: {description: Time for it., type: int, required: true}
+  withdraw:
+    description: Whether what served before is marked as gone back from, so that no rollback goes there by itself.
+    type: bool
+    default: false
   secrets: {description: Values to cut out of the output., type: dict, default: {}}
 """
 
 EXAMPLES = r"""
 - name: Traffic goes to the new release
-  release_activate: {app: news, id: 20260101T000000Z-0123abcd, host: news.example.org, path: /status, seconds: 30}
+  release_activate:
+    {app: news, id: 20260101T000000Z-0123abcd, run: 0123456789ab, host: news.example.org, path: /status, seconds: 30}
 """
 
 RETURN = r"""
@@ -35,33 +41,34 @@ previous: {description: Id of the release that served before, or nothing., type:
 
 def main() -> None:
     """Run the module."""
-    module, release = release_module(
-        {
-            "host": {"type": "str", "required": True},
-            "path": {"type": "str", "required": True},
-            "seconds": {"type": "int", "required": True},
-        }
-    )
-    args, run, app = module.params, module.run_command, release.app
+    module, release = release_module({**PROBE_ARGUMENTS, "withdraw": {"type": "bool", "default": False}})
+    run, app = module.run_command, release.app
     before = app.current()
     previous = before.id if before else ""
-    if module.check_mode or previous == release.id:
-        module.exit_json(changed=previous != release.id, previous=previous)
+    if module.check_mode or before == release:
+        module.exit_json(changed=before != release, previous=previous)
+
     if complaint := systemctl(run, "enable", "--quiet", release.socket, release.service):
         module.fail_json(msg=f"it can't be enabled: {complaint}")
+    # Noted first: a rollback that is killed in between must not make the next deploy repeat what it went back from.
+    if before and module.params["withdraw"]:
+        before.mark("withdrawn")
     link_atomically(app.link, f"releases/{release.id}")
-    path = app.link / "run" / "private" / "probe.sock"
-    answer = ask_until_good(path, args["host"], args["path"], args["seconds"])
+    answer = probe(app.link / "run" / "private" / "probe.sock", module.params)
     if not answer.good:
         if before:
-            link_atomically(app.link, f"releases/{previous}")
+            link_atomically(app.link, f"releases/{before.id}")
+            before.unmark("withdrawn")
         else:
             app.link.unlink()
         module.fail_json(
-            msg=f"after the switch {args['path']} answered {answer.status or 'nothing'} and not 200, so the link was"
-            f" moved back:\n{answer.text}\nThe last lines of its journal:\n{journal(run, release)}"
+            msg="after the switch its probe failed, so the link was moved back: "
+            + probe_failure(run, release, module.params, answer)
         )
     release.mark("activated")
+    release.unmark("withdrawn")
+    if before:
+        link_atomically(app.previous_link, f"releases/{before.id}")
     module.exit_json(changed=True, previous=previous)
 
 

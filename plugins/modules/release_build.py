@@ -24,6 +24,7 @@ description:
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
+  run: {description: The run that has the lock., type: str, required: true}
   requirements: {description: Name of the requirements file below the code., type: str, required: true}
   requirement: {description: The app itself as name==version instead of code., type: str, default: ""}
   resolve: {description: Whether to resolve again., type: bool, default: false}
@@ -34,6 +35,7 @@ EXAMPLES = r"""
   release_build:
     app: news
     id: 20260101T000000Z-0123abcd
+    run: 0123456789ab
     requirements: requirements.txt
 """
 

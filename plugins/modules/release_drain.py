@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-from ansible.module_utils.release import queue_length, release_module, stop_instance
+from ansible.module_utils.release import release_module, stop_instance, wait_for_empty_queue
 
 DOCUMENTATION = r"""
 ---
@@ -17,6 +15,7 @@ description:
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release to stop., type: str, required: true}
+  run: {description: The run that has the lock., type: str, required: true}
   seconds:
     description: Time for the queue to run empty. The default is longer than NGINX waits for an answer by default.
     type: int
@@ -25,7 +24,7 @@ options:
 
 EXAMPLES = r"""
 - name: Old instance has stopped
-  release_drain: {app: news, id: 20260101T000000Z-0123abcd}
+  release_drain: {app: news, id: 20260101T000000Z-0123abcd, run: 0123456789ab}
 """
 
 
@@ -37,13 +36,7 @@ def main() -> None:
     current = release.app.current()
     if current == release:
         module.fail_json(msg=f"{release.id} is what is served; it is not drained")
-    end, empty, waiting = time.monotonic() + module.params["seconds"], 0, 0
-    # Three looks in a row: a connect that was under way while the link moved shows in the second.
-    while empty < 3 and time.monotonic() < end:
-        waiting = queue_length(module.run_command, release.runtime / "uwsgi.sock")
-        empty = 0 if waiting else empty + 1
-        time.sleep(0.02)
-    if empty < 3:
+    if waiting := wait_for_empty_queue(module.run_command, release, module.params["seconds"]):
         module.warn(
             f"{release.id} was stopped with {waiting} requests that nobody took from its queue for"
             f" {module.params['seconds']} s: its workers were stuck"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ansible.module_utils.release import release_module
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.filesystem import account_ids
+from ansible.module_utils.release import Release, release_module
 
 DOCUMENTATION = r"""
 ---
@@ -11,10 +17,14 @@ short_description: Runs an app's migration with the new release's environment, b
 description:
   - The command runs as the app's account in a unit of its own, with the release's environment file read by systemd as
     the app's is. It can write where the app can.
+  - Of each SQLite database a copy is kept from before, in the release's folder before_migration. It is made by SQLite's
+    own backup, while the app goes on writing, and its integrity is checked.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
+  run: {description: The run that has the lock., type: str, required: true}
   command: {description: What to run in the code's folder., type: str, required: true}
+  sqlite: {description: Paths of SQLite databases in the folder shared., type: list, elements: str, default: []}
   secrets: {description: Values to cut out of the output., type: dict, default: {}}
 """
 
@@ -23,40 +33,107 @@ EXAMPLES = r"""
   release_migrate:
     app: news
     id: 20260101T000000Z-0123abcd
+    run: 0123456789ab
     command: alembic upgrade head
+    sqlite: [/srv/news/shared/news.db]
 """
+
+RETURN = r"""
+copies: {description: Paths of the copies., type: list, elements: str, returned: success}
+"""
+
+# Run by the app's account: what it may read and where it may write is no more than the app's. The copy is one plain
+# file, with what was in the write-ahead log.
+COPY = """
+import sqlite3, sys, urllib.parse
+source = sqlite3.connect("file:" + urllib.parse.quote(sys.argv[1]) + "?mode=rw", uri=True, timeout=30)
+copy = sqlite3.connect(sys.argv[2])
+source.backup(copy)
+copy.execute("PRAGMA journal_mode = DELETE")
+found = [row[0] for row in copy.execute("PRAGMA integrity_check")]
+if found != ["ok"]:
+    sys.exit("the copy is not whole: " + "; ".join(found[:5]))
+"""
+
+
+class Migration:
+    """The migration to one release."""
+
+    def __init__(self, module: AnsibleModule, release: Release) -> None:
+        """Note for what."""
+        self.module, self.release = module, release
+        self.kept = release.folder / "before_migration"
+
+    def as_app(self, words: list[str], *, writes: Path, where: Path) -> tuple[int, str]:
+        """Run a command as the app's account, in a sandbox like the app's; returns its status and what it said."""
+        name, folder = self.release.app.name, self.release.folder
+        properties = {
+            "User": name,
+            "Group": name,
+            "WorkingDirectory": str(where),
+            "EnvironmentFile": str(folder / "environment"),
+            "UMask": "0027",
+            "NoNewPrivileges": "yes",
+            "CapabilityBoundingSet": "",
+            "ProtectSystem": "strict",
+            "ProtectHome": "yes",
+            "PrivateTmp": "yes",
+            "ReadWritePaths": f"{self.release.app.folder / 'shared'} {writes}",
+        }
+        status, out, err = self.module.run_command(
+            ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}-migrate-{self.release.id}",
+             *(f"--property={key}={value}" for key, value in properties.items()),
+             f"--setenv=PATH={folder}/venv/bin:/usr/bin:/bin", f"--setenv=PYTHONPATH={folder}/code",
+             # systemd replaces ${…} and $$ in a command; these are the program's.
+             *(word.replace("$", "$$") for word in words)]
+        )  # fmt: skip
+        return status, (out + err).strip()
+
+    def copy(self, database: Path) -> str:
+        """Keep a copy of a database that is there; returns its path, or nothing."""
+        if not database.exists():
+            return ""
+        self.kept.mkdir(mode=0o700, exist_ok=True)
+        ids = account_ids(self.release.app.name, self.release.app.name)
+        assert ids is not None
+        # The app's own only while the copy is made: later it could be changed by whoever takes over the app.
+        os.chown(self.kept, *ids)
+        target = self.kept / quote(str(database.relative_to(self.release.app.folder / "shared")), safe="")
+        status, said = self.as_app(
+            ["/usr/bin/python3", "-I", "-c", COPY, str(database), str(target)], writes=self.kept, where=self.kept
+        )
+        os.chown(self.kept, 0, 0)
+        if target.exists():
+            os.chown(target, 0, 0, follow_symlinks=False)
+        if status:
+            self.module.fail_json(
+                msg=f"{database} could not be copied, and is not migrated without that:\n{said[-2000:]}"
+            )
+        return str(target)
+
+    def run(self) -> list[str]:
+        """Copy, then migrate."""
+        copies = [self.copy(Path(path)) for path in self.module.params["sqlite"]]
+        command = self.module.params["command"]
+        status, said = self.as_app(
+            ["/bin/sh", "-c", command],
+            writes=self.release.app.folder / "shared",
+            where=self.release.folder / "code",
+        )
+        if status:
+            kept = "".join(f"\nThe database as it was before is in {path}" for path in copies if path)
+            self.module.fail_json(msg=f"`{command}` ended with status {status}:\n{said[-6000:]}{kept}")
+        return [path for path in copies if path]
 
 
 def main() -> None:
     """Run the module."""
-    module, release = release_module({"command": {"type": "str", "required": True}})
+    module, release = release_module(
+        {"command": {"type": "str", "required": True}, "sqlite": {"type": "list", "elements": "str", "default": []}}
+    )
     if module.check_mode:
-        module.exit_json(changed=True)
-    name, folder = release.app.name, release.folder
-    properties = {
-        "User": name,
-        "Group": name,
-        "WorkingDirectory": str(folder / "code"),
-        "EnvironmentFile": str(folder / "environment"),
-        "UMask": "0027",
-        "NoNewPrivileges": "yes",
-        "CapabilityBoundingSet": "",
-        "ProtectSystem": "strict",
-        "ProtectHome": "yes",
-        "PrivateTmp": "yes",
-        "ReadWritePaths": str(release.app.folder / "shared"),
-    }
-    # systemd replaces ${…} and $$ in a command; these are the shell's.
-    command = module.params["command"].replace("$", "$$")
-    status, out, err = module.run_command(
-        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}-migrate-{release.id}",
-         *(f"--property={key}={value}" for key, value in properties.items()),
-         f"--setenv=PATH={folder}/venv/bin:/usr/bin:/bin", f"--setenv=PYTHONPATH={folder}/code",
-         "/bin/sh", "-c", command]
-    )  # fmt: skip
-    if status:
-        module.fail_json(msg=f"`{module.params['command']}` ended with status {status}:\n{(out + err).strip()[-6000:]}")
-    module.exit_json(changed=True)
+        module.exit_json(changed=True, copies=[])
+    module.exit_json(changed=True, copies=Migration(module, release).run())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import shutil
 from ansible.module_utils.release import (
     RELEASE_ID,
     UNITS,
+    App,
     Release,
     journal,
     release_module,
@@ -14,24 +15,29 @@ from ansible.module_utils.release import (
     stands,
     stop_instance,
     systemctl,
+    wait_for_empty_queue,
 )
+from ansible.module_utils.release_lock import Lock
 
 DOCUMENTATION = r"""
 ---
 module: release_prune
 short_description: Keeps the last good releases, and removes older and unfinished ones
 description:
-  - Never removes the current release. Of the failed ones the newest stays for a look.
+  - Never removes the current release, the one that a rollback goes to, nor the one that was served before. Of the
+    failed ones the newest stays for a look.
   - Settles what an interrupted run or somebody's hand left: the current release runs and starts at boot, and no other.
+  - Gives the run's lock back, since it is the last phase.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The current release., type: str, required: true}
+  run: {description: The run that has the lock., type: str, required: true}
   keep: {description: How many releases that were once active stay., type: int, required: true}
 """
 
 EXAMPLES = r"""
 - name: Five releases are kept
-  release_prune: {app: news, id: 20260101T000000Z-0123abcd, keep: 5}
+  release_prune: {app: news, id: 20260101T000000Z-0123abcd, run: 0123456789ab, keep: 5}
 """
 
 RETURN = r"""
@@ -40,17 +46,20 @@ stopped: {description: Ids of the instances that were stopped., type: list, elem
 """
 
 
-def surplus(releases: list[Release], current: Release, keep: int) -> list[Release]:
-    """Choose which of the releases (oldest first) go.
+def surplus(app: App, keep: int) -> list[Release]:
+    """Choose which of an app's releases go.
 
-    The current one stays, and with it the newest good ones: `keep` in all, and at least one to roll back to. Of the
-    failed ones the newest stays.
+    Those that once served and can be started stay, `keep` in all and the newest first; the current one, the one that
+    was served before and the way back are among them, however old. Of the failed ones the newest stays.
     """
-    others = [release for release in releases if release != current]
-    good = [release for release in others if release.good()]
+    releases, needed = app.releases(), {app.current(), app.previous(), app.way_back()}
+    fixed = [release for release in releases if release in needed]
+    others = [release for release in releases if release not in needed]
+    startable = [release for release in others if release.startable()]
     failed = [release for release in others if release.marked("failed")]
-    stay = [current, *good[-max(keep - 1, 1) :], *failed[-1:]]
-    return [release for release in others if release not in stay]
+    room = max(keep - len(fixed), 0)
+    stay = [*fixed, *startable[len(startable) - min(room, len(startable)) :], *failed[-1:]]
+    return [release for release in releases if release not in stay]
 
 
 def main() -> None:
@@ -58,12 +67,14 @@ def main() -> None:
     module, release = release_module({"keep": {"type": "int", "required": True}}, secret=())
     run, app = module.run_command, release.app
     current = app.current()
+    lock = Lock(app.name)
     if current is None:
+        lock.give_back(module.params["run"])
         module.exit_json(changed=False, removed=[], stopped=[])
         return
     running = running_instances(run, app)
     stray = [Release(app, name) for name in sorted(running) if RELEASE_ID.match(name) and name != current.id]
-    gone = surplus(app.releases(), current, module.params["keep"])
+    gone = surplus(app, module.params["keep"])
     # Served, and yet not marked: the run that switched to it was interrupted. Stopped or disabled: somebody did that.
     unsettled = not (current.marked("activated") and stands(run, current))
     if not module.check_mode:
@@ -74,7 +85,11 @@ def main() -> None:
                     msg=f"{current.id} is current and doesn't start:\n{journal(run, current)}\n{complaint}"
                 )
             current.mark("activated")
+        # A rollback that was killed before it moved the link left what it was to withdraw.
+        current.unmark("withdrawn")
         for old in stray:
+            # The run that switched away from it may have been killed a moment ago.
+            wait_for_empty_queue(run, old, 10)
             stop_instance(run, old)
         for old in gone:
             systemctl(run, "disable", "--quiet", old.service, old.socket)
@@ -87,6 +102,7 @@ def main() -> None:
             name = drop_in.name.partition("@")[2].removesuffix(".service.d")
             if RELEASE_ID.match(name) and Release(app, name).folder not in folders:
                 shutil.rmtree(drop_in)
+        lock.give_back(module.params["run"])
     module.exit_json(
         changed=bool(gone or stray or unsettled), removed=[old.id for old in gone], stopped=[old.id for old in stray]
     )

@@ -25,6 +25,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 id: {description: The release's id., type: str, returned: always}
+begun: {description: Unix time., type: float, returned: always}
 input: {description: Digest of all input., type: str, returned: always}
 source: {description: Digest of the source., type: str, returned: always}
 described: {description: The version in words., type: str, returned: always}

@@ -11,6 +11,7 @@ short_description: Starts the instance of a release, which nobody asks yet
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
+  run: {description: The run that has the lock., type: str, required: true}
   secrets: {description: Values to cut out of the output., type: dict, default: {}}
 """
 
@@ -19,6 +20,7 @@ EXAMPLES = r"""
   release_start:
     app: news
     id: 20260101T000000Z-0123abcd
+    run: 0123456789ab
 """
 
 

@@ -44,9 +44,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 apps:
-  description: By name, current (id or empty), record (release.json of the current one), releases (ids) and
-    settled (whether the current one
-    runs, starts at boot, and no other instance does).
+  description:
+    - By name, current (id or empty), record (release.json of the current one), releases (all, newest first, each with
+      id, state, version, when and by), way_back (id of where a rollback goes, or empty), withdrawn (records of the
+      releases newer than the current one that somebody went back from) and settled.
+    - Settled means that the current one runs and starts at boot, that no other instance does, and that no run left
+      half a release.
   type: dict
   returned: always
 host:
@@ -82,6 +85,24 @@ def whose(name: str) -> str | None:
         if entry.exists() and not account:
             return f"the entry {entry}"
     return None
+
+
+def state_of(module: AnsibleModule, app: App) -> dict[str, Any]:
+    """Tell what an app's releases are like."""
+    current, releases, back = app.current(), app.releases(), app.way_back()
+    now = current.id if current else ""
+    running = {name for name in running_instances(module.run_command, app) if RELEASE_ID.match(name)}
+    told = [release.told() for release in reversed(releases)]
+    whole = not any(release["state"] == "unfinished" for release in told)
+    return {
+        "current": now,
+        "record": current.record() if current else {},
+        "releases": told,
+        "way_back": back.id if back else "",
+        "withdrawn": [release.record() for release in releases if release.id > now and release.marked("withdrawn")],
+        "settled": current is None
+        or (whole and running <= {now} and current.marked("activated") and stands(module.run_command, current)),
+    }
 
 
 def host_facts(module: AnsibleModule) -> dict[str, Any]:
@@ -121,16 +142,7 @@ def main() -> None:
         if app.link.exists() and not app.link.is_symlink():
             problems.append(f"{app.link} is to be a link, and is something else; move it away")
             continue
-        current = app.current()
-        now = current.id if current else ""
-        running = {name for name in running_instances(module.run_command, app) if RELEASE_ID.match(name)}
-        states[name] = {
-            "current": now,
-            "record": current.record() if current else {},
-            "releases": [release.id for release in app.releases()],
-            "settled": current is None
-            or (running <= {now} and current.marked("activated") and stands(module.run_command, current)),
-        }
+        states[name] = state_of(module, app)
     free = shutil.disk_usage("/srv").free // 2**20
     if free < module.params["free_mb"]:
         problems.append(

@@ -60,23 +60,25 @@ def load(path: Path) -> Mapping[str, Spec]:
 def role_section(role: str, entries: Mapping[str, Spec]) -> str:
     """Return the section of one role, with a table for each entry point.
 
-    An entry point with the options of an earlier one refers to it: a value is documented once.
+    Of an entry point with the options of an earlier one, those it adds are shown: a value is documented once.
     """
     parts = [f"\n## {role}\n"]
-    tables: dict[str, str] = {}
+    told: dict[str, Mapping[str, Spec]] = {}
     for entry, spec in entries.items():
         if entry != "main":
             parts.append(f"### {role}: {entry}\n")
         parts.append(f"{spec['short_description']}.\n")
         parts.extend(f"{markdown(text)}\n" for text in paragraphs(spec))
-        table = "\n".join(tables_of(spec.get("options", {})))
-        if table in tables:
-            parts.append(f"The options are those of {tables[table]}.\n")
-        elif table:
-            tables[table] = "`main`" if entry == "main" else f"`{entry}`"
-            parts.append(table)
-        else:
+        options = spec.get("options", {})
+        known = next((name for name, others in told.items() if others and others.items() <= options.items()), None)
+        own = {name: option for name, option in options.items() if known is None or name not in told[known]}
+        if known is not None:
+            parts.append(f"The options are those of `{known}`{', and' if own else '.'}\n")
+        if own:
+            parts.append("\n".join(tables_of(own)))
+        elif known is None:
             parts.append("No options.\n")
+        told[entry] = options
     return "\n".join(parts)
 
 

@@ -60,6 +60,9 @@ def good(source: Path) -> dict[str, Any]:
                 "processes": 2,
                 "threads": "4",
                 "relax": ["jit"],
+                "shared": ["uploads", "instance/media"],
+                "sqlite": ["news.db", "data/old.db"],
+                "worker_memory": 64,
             },
             {"name": "second", "domains": ["second.example.org"], "source": "newsboard==1.2", "wsgi": "a.b:app"},
             {
@@ -75,6 +78,9 @@ def good(source: Path) -> dict[str, Any]:
         "host_packages": ["htop", "libpq-dev:amd64"],
         "host_timezone": "Europe/Copenhagen",
         "flask_app_keep": "3",
+        "flask_app_lock_limit": 60,
+        "flask_app_break_lock": "0123456789ab",
+        "flask_app_to": "20260101T000000Z-0123abcd",
     }
 
 
@@ -126,7 +132,7 @@ APP: list[tuple[dict[str, Any], str, str]] = [
     ({"threads": 1025}, "flask_apps[0].threads (newsboard) = 1025", "1 to 1024"),
     ({"harakiri": 0}, "flask_apps[0].harakiri (newsboard) = 0", "at least 1"),
     ({"health_timeout": 0}, "flask_apps[0].health_timeout (newsboard) = 0", "at least 1"),
-    ({"harakiri": 90}, "flask_apps[0].harakiri (newsboard) = 90", "less than uwsgi_stop_timeout, which is 90"),
+    ({"worker_memory": 63}, "flask_apps[0].worker_memory (newsboard) = 63", "at least 64"),
     # name
     ({"name": "News_Board"}, 'flask_apps[0].name (News_Board) = "News_Board"', 'Perhaps "news-board".'),
     ({"name": "a" * 25}, "flask_apps[0].name", "2 to 24 lower-case letters"),
@@ -200,6 +206,43 @@ APP: list[tuple[dict[str, Any], str, str]] = [
     ({"static": {"/s/": "/srv"}}, 'flask_apps[0].static["/s/"]', "not absolute"),
     ({"static": {"/s/": 3}}, 'flask_apps[0].static["/s/"]', "must be a folder below source"),
     ({"static": {"/s/": "tests"}}, 'flask_apps[0].static["/s/"]', "exclude has tests"),
+    # what outlives a release
+    ({"shared": "uploads"}, "flask_apps[0].shared (newsboard)", "Write [uploads]."),
+    ({"shared": {"uploads": 1}}, "flask_apps[0].shared (newsboard)", "shared: [uploads, instance/media]"),
+    ({"shared": ["/var/uploads"]}, 'flask_apps[0].shared[0] (newsboard) = "/var/uploads"', "not absolute"),
+    ({"shared": ["/srv/newsboard/shared/a/b"]}, "flask_apps[0].shared[0]", 'Write "a/b".'),
+    ({"shared": ["a", "../uploads"]}, "flask_apps[0].shared[1]", "without '..'"),
+    ({"shared": ["a/../b"]}, "flask_apps[0].shared[0]", "without '..'"),
+    ({"shared": [""]}, "flask_apps[0].shared[0]", "must be a path below the app's shared folder"),
+    ({"shared": ["."]}, "flask_apps[0].shared[0]", "written without '.'"),
+    ({"shared": ["./uploads"]}, "flask_apps[0].shared[0]", 'Write "uploads".'),
+    ({"shared": ["uploads/"]}, "flask_apps[0].shared[0]", 'Write "uploads".'),
+    ({"shared": ["a//b"]}, "flask_apps[0].shared[0]", 'Write "a/b".'),
+    ({"shared": ["uploads "]}, "flask_apps[0].shared[0]", "without blanks"),
+    ({"shared": ["uploads\n"]}, "flask_apps[0].shared[0]", "without blanks"),
+    ({"shared": ["a\0b"]}, "flask_apps[0].shared[0]", "without blanks"),
+    ({"shared": ["uploads/*"]}, "flask_apps[0].shared[0]", "no pattern"),
+    ({"shared": ["a", "b", "a"]}, "flask_apps[0].shared[2]", "flask_apps[0].shared[0] is the same"),
+    ({"shared": ["a/b", "c", "a"]}, "flask_apps[0].shared[0]", "below flask_apps[0].shared[2], which brings it along"),
+    ({"shared": ["newsboard"]}, 'shared[0] (newsboard) = "newsboard"', "or take it out of shared. It has newsboard/__"),
+    ({"shared": ["wsgi.py"]}, "flask_apps[0].shared[0]", "the link would hide. Exclude it"),
+    ({"shared": ["wsgi.py/deep"]}, "flask_apps[0].shared[0]", "It has wsgi.py."),
+    ({"sqlite": ["/srv/newsboard/shared/news.db"]}, "flask_apps[0].sqlite[0]", 'Write "news.db".'),
+    ({"sqlite": ["sqlite:////srv/newsboard/shared/news.db"]}, "flask_apps[0].sqlite[0]", 'Write "news.db".'),
+    ({"sqlite": ["/var/news.db"]}, "flask_apps[0].sqlite[0]", "not absolute"),
+    ({"sqlite": ["../news.db"]}, "flask_apps[0].sqlite[0]", "without '..'"),
+    ({"sqlite": ["news.db", "news.db"]}, "flask_apps[0].sqlite[1]", "flask_apps[0].sqlite[0] is the same"),
+    # hooks
+    ({"hooks": ["/a.yml"]}, "flask_apps[0].hooks (newsboard)", "must be a mapping. For example: hooks: {after_act"),
+    (
+        {"hooks": {"before_migrat": "/a"}},
+        "flask_apps[0].hooks.before_migrat (newsboard)",
+        "Did you mean before_migrate?",
+    ),
+    ({"hooks": {"before_start": None}}, "flask_apps[0].hooks.before_start", "there is no such option"),
+    ({"hooks": {"before_migrate": None}}, "flask_apps[0].hooks.before_migrate", "no value"),
+    ({"hooks": {"before_migrate": "hooks/a.yml"}}, "hooks.before_migrate (newsboard)", '"{{ inventory_dir }}/../hooks'),
+    ({"hooks": {"after_activate": "~/a.yml"}}, "flask_apps[0].hooks.after_activate", "must be an absolute path"),
     ({"environment": {"DEBUG": True}}, "flask_apps[0].environment.DEBUG (newsboard) = true", "YAML makes true of yes"),
     ({"environment": {"1ST": "x"}}, "flask_apps[0].environment.1ST", "the name must be letters"),
     ({"environment": {"A": None}}, "flask_apps[0].environment.A", 'Write "" for an empty one'),
@@ -265,6 +308,9 @@ def test_a_misspelt_required_key_is_told_once(source: Path) -> None:
         {"source": "news_board[extra]==1.2.post1"},
         {"static": {"/static/deep/": "newsboard/static"}},
         {"harakiri": 89},
+        {"shared": ["a", "ab", "a-b/c", "a-b/d", ".well-known"]},
+        {"shared": ["tests", "src/empty", "newsboard/pages"]},
+        {"sqlite": [], "shared": [], "hooks": {}},
     ],
     ids=str,
 )
@@ -289,6 +335,85 @@ def test_pyproject_stands_in_for_requirements(source: Path) -> None:
     assert problems(good(source)) == []
 
 
+def test_shared_may_be_where_the_source_has_only_what_is_excluded(source: Path) -> None:
+    variables = good(source)
+    app = variables["flask_apps"][0]
+    uploads = source / "uploads"
+    (uploads / "__pycache__").mkdir(parents=True)
+    (uploads / "__pycache__" / "a.py").touch()
+    (uploads / "b.pyc").touch()
+    assert problems(variables) == []
+    (uploads / "inner").mkdir()
+    (uploads / "inner" / ".gitkeep").touch()
+    assert "It has uploads/inner/.gitkeep." in problems(variables)[0]
+    app["exclude"] = ["__pycache__", "*.pyc", ".git*"]
+    assert problems(variables) == []
+    app["exclude"] = ["uploads"]
+    assert problems(variables) == []
+
+
+def test_a_link_in_the_source_is_hidden_by_shared_as_well(source: Path) -> None:
+    variables = good(source)
+    (source / "uploads").symlink_to("nowhere")
+    assert "It has uploads." in problems(variables)[0]
+    (source / "uploads").unlink()
+    (source / "uploads").mkdir()
+    (source / "uploads" / "link").symlink_to("../src")
+    assert "It has uploads/link." in problems(variables)[0]
+
+
+TASKS = """
+- name: Old pages are gone from the cache
+  ansible.builtin.uri: {url: "https://cache.example.org/{{ release.app }}", method: PURGE}
+  vars: {key: !vault "sealed", other: !unsafe "{{"}
+"""
+
+
+@pytest.mark.parametrize("hook", ["before_migrate", "before_activate", "after_activate"])
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (TASKS, ""),
+        ("[]", ""),
+        ("", "must hold a list of tasks"),
+        ("name: x\nansible.builtin.debug:\n", "must hold a list of tasks"),
+        ("- one\n- two\n", "must hold a list of tasks"),
+        ("- name: x\n - y: [\n", "a.yml, line 2: it isn't YAML."),
+        ("- when: 2026-99-99\n", "a.yml: it isn't YAML."),
+        ("- hosts: web\n  tasks: []\n", "It holds a playbook"),
+        ("- ansible.builtin.import_playbook: b.yml\n", "It holds a playbook"),
+    ],
+    ids=["tasks", "none", "empty", "mapping", "texts", "no YAML", "no date", "playbook", "import"],
+)
+def test_a_hook_is_a_file_of_tasks(source: Path, hook: str, text: str, what: str) -> None:
+    file = source.parent / "a.yml"
+    file.write_text(text)
+    variables = good(source) | {"inventory": str(source.parent)}
+    variables["flask_apps"][0]["hooks"] = {hook: "{{ inventory }}/a.yml"}
+    found = problems(variables)
+    assert len(found) == bool(what), found
+    if what:
+        assert f'flask_apps[0].hooks.{hook} (newsboard) = "{file}"' in found[0]
+        assert what in found[0]
+
+
+def test_a_hook_that_is_no_file_is_told(source: Path) -> None:
+    variables = good(source)
+    (source.parent / "purge.yml").write_text(TASKS)
+    variables["flask_apps"][0]["hooks"] = {
+        "before_migrate": f"{source}/none.yml",
+        "before_activate": str(source),
+        "after_activate": f"{source.parent}/pruge.yml",
+    }
+    missing, folder, misspelt = problems(variables)
+    assert f"there is no such file on this machine. Looked at {source}/none.yml." in missing
+    assert "it is a folder" in folder
+    assert f"Did you mean {source.parent}/purge.yml?" in misspelt
+    (source.parent / "latin.yml").write_bytes(b"- name: caf\xe9\n")
+    variables["flask_apps"][0]["hooks"] = {"before_migrate": f"{source.parent}/latin.yml"}
+    assert "it isn't YAML" in problems(variables)[0]
+
+
 # --- options beside the apps
 
 HOST: list[tuple[dict[str, Any], str, str]] = [
@@ -306,8 +431,16 @@ HOST: list[tuple[dict[str, Any], str, str]] = [
     ({"uwsgi_backlog": 4097}, "uwsgi_backlog = 4097", "at most net.core.somaxconn of host_sysctl, which is 4096"),
     ({"host_sysctl": {"net.core.somaxconn": 128}}, "uwsgi_backlog = 1024", "which is 128"),
     ({"host_sysctl": {"net.core.somaxconn": "x"}}, 'host_sysctl["net.core.somaxconn"] = "x"', "whole number"),
-    ({"uwsgi_stop_timeout": 60}, "flask_apps[0].harakiri (newsboard) = 60", "less than uwsgi_stop_timeout"),
     ({"flask_app_keep": 1}, "flask_app_keep = 1", "at least 2: with fewer there is no release to go back to"),
+    ({"flask_app_lock_limit": 59}, "flask_app_lock_limit = 59", "at least 60: a run renews its lock twice a minute"),
+    ({"flask_app_break_lock": "0123456789a"}, 'flask_app_break_lock = "0123456789a"', "what -e break_lock=… sets"),
+    ({"flask_app_break_lock": "0123456789abc"}, "flask_app_break_lock", "12 digits and letters a to f"),
+    ({"flask_app_break_lock": "0123456789ag"}, "flask_app_break_lock", "12 digits and letters a to f"),
+    ({"flask_app_to": "20260101T000000Z"}, 'flask_app_to = "20260101T000000Z"', "what -e to=… sets"),
+    ({"flask_app_to": "2026-01-01T00:00:00Z-0123abcd"}, "flask_app_to", "as 20260101T000000Z-0123abcd"),
+    ({"flask_app_to": "20260101T000000Z-0123abcd\n"}, "flask_app_to", "the id of a release"),
+    ({"flask_app_to": "previous"}, "flask_app_to", "playbooks/releases.yml lists them"),
+    ({"flask_app_versions": "1"}, "flask_app_versions", "Did you mean flask_app_version?"),
     ({"certificate_days": 30}, "certificate_days = 30", "at least 31"),
     ({"host_timezone": "Europe/Copenhagn"}, "host_timezone", "Did you mean Europe/Copenhagen?"),
     ({"host_packages": "htop"}, "host_packages", "Write [htop]."),
@@ -327,6 +460,12 @@ def test_a_bad_option_is_told(source: Path, change: dict[str, Any], where: str, 
     assert len(found) == 1, problems(good(source) | change)
     assert found[0].startswith(where)
     assert what in found[0]
+
+
+@pytest.mark.parametrize("name", ["flask_app_version", "flask_app_break_lock", "flask_app_to"])
+def test_what_is_asked_for_with_e_may_be_empty(source: Path, name: str) -> None:
+    # As the playbooks hand it on where it isn't given.
+    assert problems(good(source) | {name: ""}) == []
 
 
 def test_apps_that_are_missing_are_told_unless_their_name_is_misspelt(source: Path) -> None:
@@ -456,6 +595,66 @@ def test_the_app_to_release_must_be_one_of_some_host(source: Path) -> None:
     assert 'flask_app_only = "thrid"' in found
     assert "Did you mean third?" in found
     assert "There are: newsboard, second, third." in only("x")[0][0]
+
+
+@pytest.mark.parametrize(
+    ("only", "version", "what"),
+    [
+        ("third", "v2.0", ""),
+        ("third", "feature/new-page", ""),
+        ("third", "0123456789abcdef0123456789abcdef01234567", ""),
+        ("third", "--upload-pack=x", "must be a branch, tag or commit"),
+        ("third", "a b", "must be a branch, tag or commit"),
+        ("second", "1.3", ""),
+        ("second", "1!2.0rc1.post2+local.1", ""),
+        ("second", "main", "no version of a package, as in 1.2 or 2.0rc1"),
+        ("second", "1.*", "no version of a package"),
+        ("second", "second==1.3", 'Write "1.3".'),
+        ("second", "1.3 ", "without blanks"),
+        ("newsboard", "v2.0", "the source of newsboard is a directory, which has no versions"),
+        (
+            "",
+            "v2.0",
+            "which -e app=… names. It is what -e version=… sets, or a variable named version. There are: newsb",
+        ),
+        ("", "", ""),
+        ("newsboard", "", ""),
+    ],
+)
+def test_the_version_to_release_is_one_of_the_apps_source(source: Path, only: str, version: str, what: str) -> None:
+    variables = good(source) | {"flask_app_only": only, "flask_app_version": version}
+    report, options = option_check.check_host(ROLES, evaluator(variables))
+    option_check.check_only({"web1": report}, {"web1": options})
+    found = [str(problem) for problem in report.problems]
+    assert len(found) == bool(what), found
+    if what:
+        assert found[0].startswith(f'flask_app_version = "{version}": ')
+        assert what in found[0]
+
+
+def test_a_version_needs_no_name_where_there_is_one_app(source: Path) -> None:
+    def version(chosen: dict[str, slice], only: str = "", text: str = "v2 0") -> list[list[str]]:
+        reports, options = {}, {}
+        for host, apps in chosen.items():
+            variables = good(source) | {"flask_app_version": text, "flask_app_only": only}
+            variables["flask_apps"] = variables["flask_apps"][apps]
+            reports[host], options[host] = option_check.check_host(ROLES, evaluator(variables))
+        option_check.check_only(reports, options)
+        return [[str(problem) for problem in report.problems] for report in reports.values()]
+
+    third, second = slice(2, 3), slice(1, 2)
+    assert version({"web1": third}, text="v2.0") == [[]]
+    assert "must be a branch, tag or commit" in version({"web1": third})[0][0]
+    # Two hosts, each with its own app: one version would be released of both.
+    for found in version({"web1": third, "web2": second}, text="2.0"):
+        assert "There are: second, third." in found[0]
+    # A host without the app has nothing to say about its version.
+    told, silent = version({"web1": third, "web2": second}, only="third")
+    assert "must be a branch, tag or commit" in told[0]
+    assert silent == []
+    # An app that isn't there is one problem.
+    (misspelt,) = version({"web1": third}, only="thrid")[0]
+    assert "Did you mean third?" in misspelt
 
 
 def test_an_empty_group_is_told() -> None:
@@ -604,6 +803,20 @@ def test_with_a_limit_a_bad_host_ends_the_run(play: Play, source: Path) -> None:
     assert outcome.connections == ""
     assert outcome.text.count("Did you mean nginx_adopt?") == 1
     assert outcome.text.count("Did you mean newsboard?") == 1
+
+
+def test_what_the_playbooks_take_with_e_is_checked(play: Play, source: Path) -> None:
+    extra = ("-e", "version=v2.0", "-e", "break_lock=me", "-e", "to=previous")
+    outcome = play(INVENTORY, GOOD.format(secret=SECRET), *extra)
+    assert outcome.code != 0
+    assert outcome.connections == ""
+    for text in (
+        "3 problems in the options. No host was touched.",
+        'flask_app_version = "v2.0": the source of newsboard is a directory, which has no versions',
+        'flask_app_break_lock = "me": it must be the run that the refusal names',
+        'flask_app_to = "previous": it must be the id of a release',
+    ):
+        assert outcome.text.count(text) == 1, text + outcome.text
 
 
 def test_a_limit_without_web_hosts_passes(play: Play, source: Path) -> None:

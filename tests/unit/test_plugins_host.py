@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +27,9 @@ def system(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "version"), [("ubuntu", "24.04"), ("debian", "11"), ("debian", "14"), ("alpine", "3.20")]
+    ("name", "version"),
+    # One that numbers its releases as Debian does: name and version both count.
+    [("ubuntu", "24.04"), ("debian", "11"), ("debian", "14"), ("alpine", "3.20"), ("raspbian", "12")],
 )
 def test_other_systems_are_refused_by_name(
     run_module: Run, system: Callable[[str, str], None], name: str, version: str
@@ -46,3 +50,18 @@ def test_missing_packages_are_named_with_the_command_that_brings_them(
     answer = run_module("host_preflight", releases=["12", "13"])
     assert "apt-get install python3-apt" in answer["msg"]
     assert "supported are" not in answer["msg"]
+
+
+def test_all_reasons_are_in_one_message(
+    run_module: Run, system: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system("debian", "13")
+    find, is_dir = importlib.util.find_spec, Path.is_dir
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "apt" else find(name))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(Path, "is_dir", lambda path: str(path) != "/run/systemd/system" and is_dir(path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    answer = run_module("host_preflight", releases=["12", "13"])
+    assert answer["failed"]
+    for reason in ("apt-get install systemd python3-apt", "systemd is not its init", "tasks don't run as root"):
+        assert reason in answer["msg"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 # ruff: noqa: D102, D107  (stand-ins: their names say what they do)
 import contextlib
+import json
 import os
+import pwd
 import socket
 import threading
 import time
@@ -14,10 +16,18 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils import filesystem
+from ansible.module_utils import filesystem, release_lock
 from ansible.module_utils import release as release_utils
-from ansible.module_utils.release import App, Release, queue_length, running_instances, stop_instance
-from ansible.module_utils.unix_http import ask, ask_until_good
+from ansible.module_utils.release import (
+    App,
+    Release,
+    queue_length,
+    running_instances,
+    stop_instance,
+    wait_for_empty_queue,
+)
+from ansible.module_utils.release_lock import Holder, Lock
+from ansible.module_utils.unix_http import Answer, ask, ask_until_good
 
 MINE = (os.getuid(), os.getgid())
 IDS = [f"2026010{day}T000000Z-0123abcd" for day in range(1, 10)]
@@ -35,17 +45,28 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
 
 
 def made(app: App, states: str) -> list[Release]:
-    """Make a release for each letter: g(ood), f(ailed), b(oth: activated, then failed), u(nfinished)."""
+    """Make a release for each letter.
+
+    They are g(ood), f(ailed), b(oth: activated, then failed), u(nfinished) and w(ithdrawn: activated, and then gone
+    back from).
+    """
     releases = []
     for identity, letter in zip(IDS, states, strict=False):
         release = Release(app, identity)
         release.folder.mkdir(parents=True)
-        if letter in "gb":
-            release.mark("activated")
-        if letter in "fb":
-            release.mark("failed")
+        for mark, letters in (("activated", "gbw"), ("failed", "fb"), ("withdrawn", "w")):
+            if letter in letters:
+                release.mark(mark)
         releases.append(release)
     return releases
+
+
+def serve(app: App, current: Release | None, previous: Release | None = None) -> None:
+    """Have the links name these releases."""
+    for link, release in ((app.link, current), (app.previous_link, previous)):
+        link.unlink(missing_ok=True)
+        if release:
+            link.symlink_to(f"releases/{release.id}")
 
 
 # --- what is served and what is kept
@@ -63,33 +84,149 @@ def test_current_is_what_the_link_says(app: App) -> None:
     assert app.current() is None
 
 
-def test_only_what_was_active_and_is_not_marked_failed_is_good(app: App) -> None:
-    assert [release.good() for release in made(app, "gfbu")] == [True, False, False, False]
+def test_previous_is_what_the_other_link_says(app: App) -> None:
+    one, _, three = made(app, "ggg")
+    serve(app, three)
+    assert app.previous() is None
+    serve(app, three, one)
+    assert app.previous() == one and app.current() == three
+    app.previous_link.unlink()
+    app.previous_link.symlink_to("elsewhere")
+    assert app.previous() is None
+
+
+def test_only_what_was_active_and_is_not_marked_failed_nor_withdrawn_is_good(app: App) -> None:
+    releases = made(app, "gfbuw")
+    assert [release.good() for release in releases] == [True, False, False, False, False]
+    # By name one can go back to what somebody went back from.
+    assert [release.startable() for release in releases] == [True, False, False, False, True]
+    releases[4].unmark("withdrawn")
+    releases[3].unmark("withdrawn")
+    assert releases[4].good()
 
 
 @pytest.mark.parametrize(
-    ("states", "current", "keep", "stays"),
+    ("states", "current", "back"),
     [
-        ("g", 0, 5, "0"),
-        ("ggggggg", 6, 5, "23456"),  # the current one counts
-        ("ggggggg", 6, 2, "56"),
-        ("ggggggg", 6, 1, "56"),  # there is always a way back
-        ("ggggggg", 6, 0, "56"),
-        ("ggggg", 1, 2, "14"),  # after a rollback: the current one is not the newest
-        ("ggggg", 0, 3, "034"),
-        ("gfffg", 4, 2, "034"),  # the rollback target, however old, and the newest failed one for a look
-        ("gbbbg", 4, 2, "034"),
-        ("guuug", 4, 5, "04"),  # what a run left unfinished goes
-        ("fffu", 3, 5, "23"),  # the first release that serves
-        ("gggu", 3, 3, "123"),  # the current one is not marked yet
+        ("ggg", 2, 1),
+        ("ggg", 1, 0),
+        ("ggg", 0, None),
+        ("gfbuwg", 5, 0),
+        ("fuwb", 3, None),
+        ("ggu", 2, 1),  # the current one is not marked yet
+        ("ggww", 1, 0),  # after a rollback a rollback goes further back, and not forth
+        ("ggg", None, None),
     ],
 )
-def test_surplus_releases_go_and_the_way_back_stays(
-    app: App, plugin: Callable[[str, str], ModuleType], states: str, current: int, keep: int, stays: str
+def test_the_way_back_is_the_newest_good_release_older_than_the_current_one(
+    app: App, states: str, current: int | None, back: int | None
 ) -> None:
     releases = made(app, states)
-    surplus = plugin("modules", "release_prune").surplus(releases, releases[current], keep)
+    serve(app, None if current is None else releases[current], releases[0])
+    assert app.way_back() == (None if back is None else releases[back])
+
+
+def test_the_state_of_each_release_is_told_in_a_word(app: App) -> None:
+    releases = made(app, "gfbuwg")
+    serve(app, releases[5])
+    assert [release.state() for release in releases] == [
+        "good",
+        "failed",
+        "failed",
+        "unfinished",
+        "withdrawn",
+        "current",
+    ]
+    # What is served is current, whatever marks it bears.
+    for release in releases:
+        serve(app, release)
+        assert release.state() == "current"
+
+
+def test_what_an_operator_asks_for_is_told_of_each_release(app: App) -> None:
+    good, failed, withdrawn, unfinished = made(app, "gbwu")
+    for number, (release, mark) in enumerate([(good, "activated"), (failed, "failed"), (withdrawn, "withdrawn")]):
+        (release.folder / mark).write_text(f"2026-01-0{number + 1}T00:00:00Z\n")
+    health = {"host": "news.example.org", "path": "/status"}
+    records: dict[Release, dict[str, Any]] = {
+        good: {"version": "v1", "source": "a" * 64, "by": "me on laptop", "health": health},
+        failed: {"version": "", "source": "b" * 64, "by": "me on laptop"},
+        withdrawn: {},
+    }
+    for release, record in records.items():
+        (release.folder / "release.json").write_text(json.dumps(record))
+    common = {"by": "me on laptop", "health": {}}
+    assert good.told() == {
+        "id": good.id, "state": "good", "version": "v1", "when": "2026-01-01T00:00:00Z", **common, "health": health,
+    }  # fmt: skip
+    # A directory has no version.
+    assert failed.told() == {
+        "id": failed.id, "state": "failed", "version": "b" * 12, "when": "2026-01-02T00:00:00Z", **common,
+    }  # fmt: skip
+    assert withdrawn.told()["when"] == "2026-01-03T00:00:00Z"
+    nothing = {"version": "", "when": "", "by": "", "health": {}}
+    assert unfinished.told() == {"id": unfinished.id, "state": "unfinished", **nothing}
+    serve(app, good)
+    assert (good.told()["state"], good.told()["when"]) == ("current", "2026-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": "v1"', "[1]", "null", "\xff"])
+def test_a_record_that_is_not_whole_is_none(app: App, text: str) -> None:
+    (release,) = made(app, "g")
+    (release.folder / "release.json").write_bytes(text.encode("latin-1"))
+    assert release.record() == {} and release.told()["version"] == ""
+
+
+@pytest.mark.parametrize(
+    ("states", "current", "previous", "keep", "stays"),
+    [
+        ("g", 0, None, 5, "0"),
+        ("ggggggg", 6, 5, 5, "23456"),  # the current one counts
+        ("ggggggg", 6, 5, 2, "56"),
+        ("ggggggg", 6, 5, 1, "56"),  # there is always a way back
+        ("ggggggg", 6, 5, 0, "56"),
+        ("ggggg", 1, None, 2, "01"),  # the current one is not the newest
+        ("ggggg", 0, None, 3, "034"),
+        ("gfffg", 4, None, 2, "034"),  # the way back, however old, and the newest failed one for a look
+        ("gbbbg", 4, None, 2, "034"),
+        ("guuug", 4, 0, 5, "04"),  # what a run left unfinished goes
+        ("fffu", 3, None, 5, "23"),  # the first release that serves
+        ("gggu", 3, 2, 3, "123"),  # the current one is not marked yet
+        ("gggwwg", 5, 2, 4, "2345"),  # withdrawn ones count among those kept
+        ("gggwwg", 5, 2, 3, "245"),
+        ("wwwwwg", 5, None, 2, "45"),
+        ("gggww", 2, 4, 2, "124"),  # after a rollback: what was gone back from was served before
+        ("gggww", 2, 4, 4, "1234"),
+        ("ggggggg", 6, 0, 2, "056"),  # pages that were sent before still find their static files
+        ("ggggggg", 6, 0, 4, "0456"),
+        ("bgggg", 4, 0, 2, "034"),
+        ("gwwwwg", 5, None, 2, "05"),  # newer withdrawn ones don't push the way back out
+        ("gwwwwg", 5, 4, 2, "045"),
+        ("gwwwwg", 5, None, 3, "045"),
+    ],
+)
+def test_surplus_releases_go_and_the_way_back_and_the_previous_one_stay(
+    app: App,
+    plugin: Callable[[str, str], ModuleType],
+    states: str,
+    current: int,
+    previous: int | None,
+    keep: int,
+    stays: str,
+) -> None:
+    releases = made(app, states)
+    serve(app, releases[current], None if previous is None else releases[previous])
+    surplus = plugin("modules", "release_prune").surplus(app, keep)
     assert "".join(str(index) for index, release in enumerate(releases) if release not in surplus) == stays
+    assert surplus == [release for release in releases if release in surplus]
+
+
+def test_a_previous_release_that_is_no_longer_there_takes_nobodys_place(
+    app: App, plugin: Callable[[str, str], ModuleType]
+) -> None:
+    releases = made(app, "ggggg")
+    serve(app, releases[4], Release(app, IDS[8]))
+    assert plugin("modules", "release_prune").surplus(app, 3) == releases[:2]
 
 
 # --- systemd
@@ -148,6 +285,336 @@ def test_a_queue_that_cannot_be_read_is_not_taken_for_an_empty_one() -> None:
 
     queue_length(run, Path("/x"))
     assert options == {"check_rc": True}
+
+
+def scripted(lengths: list[int], path: Path) -> tuple[list[int], Callable[..., tuple[int, str, str]]]:
+    """Answer as ss does: each time with the next length, the last one for ever. Returns what was answered, as well."""
+    looks: list[int] = []
+
+    def run(_: list[str], **__: Any) -> tuple[int, str, str]:
+        looks.append(lengths[min(len(looks), len(lengths) - 1)])
+        return 0, f"u_str LISTEN 7 128 /run/else.sock 1 * 0\nu_str LISTEN {looks[-1]} 128 {path} 2 * 0\n", ""
+
+    return looks, run
+
+
+def test_a_release_that_nobody_listens_for_is_not_waited_for(app: App, fake_module: Any) -> None:
+    release, start = Release(app, IDS[0]), time.monotonic()
+    assert wait_for_empty_queue(fake_module().run_command, release, 60) == 0
+    assert time.monotonic() - start < 5
+
+
+def test_a_queue_is_taken_for_empty_after_three_empty_looks_in_a_row(app: App) -> None:
+    release = Release(app, IDS[0])
+    looks, run = scripted([4, 0, 0, 2, 0, 0, 0], release.runtime / "uwsgi.sock")
+    assert wait_for_empty_queue(run, release, 60) == 0
+    assert looks == [4, 0, 0, 2, 0, 0, 0]
+
+
+def test_those_left_in_the_queue_are_counted_when_the_time_is_over(app: App) -> None:
+    release, start = Release(app, IDS[0]), time.monotonic()
+    looks, run = scripted([5, 3], release.runtime / "uwsgi.sock")
+    assert wait_for_empty_queue(run, release, 0.3) == 3
+    assert 0.25 < time.monotonic() - start < 5 and len(looks) > 2
+    # Two empty looks are no empty queue.
+    assert wait_for_empty_queue(scripted([0], release.runtime / "uwsgi.sock")[1], release, 0) == 1
+
+
+# --- what a release shares with the next ones
+
+
+ACCOUNT = (12345, 12346) if os.getuid() == 0 else MINE
+
+
+@pytest.fixture
+def fetch(app: App, plugin: Callable[[str, str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import release_fetch, on a host that has the app's account and its folder shared."""
+    account = SimpleNamespace(pw_uid=ACCOUNT[0], pw_gid=ACCOUNT[1])
+    monkeypatch.setattr(pwd, "getpwnam", {"news": account}.__getitem__)
+    (app.folder / "shared").mkdir(parents=True)
+    return plugin("modules", "release_fetch")
+
+
+def with_code(app: App) -> tuple[Release, Path, Path]:
+    """Make a release with code; returns it, its code's folder, and the app's folder shared."""
+    (release,) = made(app, "u")
+    (release.folder / "code").mkdir()
+    return release, release.folder / "code", app.folder / "shared"
+
+
+def owner(path: Path) -> tuple[int, int]:
+    return path.lstat().st_uid, path.lstat().st_gid
+
+
+def test_a_shared_path_is_a_link_to_a_folder_of_the_apps_own(app: App, fetch: ModuleType, fake_module: Any) -> None:
+    release, code, shared = with_code(app)
+    (code / "instance").mkdir()
+    (code / "instance" / "settings.py").touch()
+    for name in ("uploads", "instance/media/large"):
+        fetch.share(fake_module(), release, name)
+        assert (code / name).readlink() == shared / name
+        assert (code / name).is_dir()
+    assert (code / "instance" / "settings.py").is_file()
+    for folder in ("uploads", "instance", "instance/media", "instance/media/large"):
+        assert owner(shared / folder) == ACCOUNT
+        assert (shared / folder).stat().st_mode & 0o777 == 0o750 & ~current_umask()
+
+
+def current_umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="what another account owns only root can make")
+def test_what_is_shared_already_stays_as_it_is(app: App, fetch: ModuleType, fake_module: Any) -> None:
+    release, code, shared = with_code(app)
+    (shared / "uploads").mkdir()
+    (shared / "uploads" / "photo").write_text("x")
+    (shared / "instance").mkdir()
+    (shared / "instance" / "news.db").write_text("rows")
+    (shared / "uploads").chmod(0o700)
+    (shared / "instance").chmod(0o711)
+    for name in ("uploads", "instance/news.db"):
+        fetch.share(fake_module(), release, name)
+    assert (code / "uploads" / "photo").read_text() == "x"
+    assert (code / "instance" / "news.db").read_text() == "rows"
+    assert [(shared / name).stat().st_mode & 0o777 for name in ("uploads", "instance")] == [0o700, 0o711]
+    assert owner(shared / "uploads") == owner(shared / "instance") == owner(shared / "instance" / "news.db") == (0, 0)
+
+
+def test_an_empty_folder_of_the_source_gives_way(app: App, fetch: ModuleType, fake_module: Any) -> None:
+    release, code, shared = with_code(app)
+    (code / "uploads").mkdir()
+    fetch.share(fake_module(), release, "uploads")
+    assert (code / "uploads").readlink() == shared / "uploads"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: (path.mkdir(), (path / ".keep").touch()),
+        lambda path: path.touch(),
+        lambda path: path.symlink_to("nowhere"),
+        lambda path: path.symlink_to("."),
+    ],
+    ids=["a folder with a file", "a file", "a link to nothing", "a link to a folder"],
+)
+def test_what_the_source_has_at_a_shared_path_is_refused_and_stays(
+    app: App, fetch: ModuleType, fake_module: Any, module_failed: Any, make: Callable[[Path], object]
+) -> None:
+    release, code, shared = with_code(app)
+    make(code / "uploads")
+    before = (code / "uploads").lstat().st_ino
+    with pytest.raises(module_failed, match="the source has uploads, which is to be shared"):
+        fetch.share(fake_module(), release, "uploads")
+    assert (code / "uploads").lstat().st_ino == before
+    assert list(shared.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["instance/media", "instance/media/large"])
+def test_a_link_on_the_way_below_shared_is_not_followed(app: App, fetch: ModuleType, tmp_path: Path, name: str) -> None:
+    # The app may write there, and this is root.
+    release, _, shared = with_code(app)
+    (tmp_path / "etc").mkdir()
+    (shared / "instance").symlink_to(tmp_path / "etc")
+    before = owner(tmp_path / "etc")
+    with pytest.raises(OSError) as caught:
+        fetch.make_folder(release, shared / name)
+    assert caught.value.filename == "instance"
+    assert list((tmp_path / "etc").iterdir()) == [] and owner(tmp_path / "etc") == before
+
+
+def test_a_link_in_place_of_shared_itself_is_not_followed(app: App, fetch: ModuleType, tmp_path: Path) -> None:
+    release, _, shared = with_code(app)
+    (tmp_path / "etc").mkdir()
+    shared.rmdir()
+    shared.symlink_to(tmp_path / "etc")
+    with pytest.raises(OSError):
+        fetch.make_folder(release, shared / "uploads")
+    assert list((tmp_path / "etc").iterdir()) == []
+
+
+def test_folders_are_made_without_a_handle_left_open(app: App, fetch: ModuleType, tmp_path: Path) -> None:
+    release, _, shared = with_code(app)
+    handles = Path("/proc/self/fd")
+    before = len(list(handles.iterdir()))
+    for name in ("a/b/c", "a/b/c", "a/b/d"):
+        fetch.make_folder(release, shared / name)
+    (shared / "link").symlink_to(tmp_path)
+    with contextlib.suppress(OSError):
+        fetch.make_folder(release, shared / "link/x")
+    assert len(list(handles.iterdir())) == before
+
+
+# --- the switch
+
+
+class Switch:
+    """A host on which release_activate runs: notes what has become of links and marks at each of its steps."""
+
+    def __init__(self, app: App, old: Release | None, new: Release, patch: pytest.MonkeyPatch) -> None:
+        self.app, self.old, self.new = app, old, new
+        self.answer, self.complaint = Answer(200, "Alive"), ""
+        self.steps: list[tuple[str, str, str]] = []  # what, the release served then, the marks of both then
+        self.link = filesystem.link_atomically
+        patch.setattr(release_utils, "systemctl", self.systemctl)
+        patch.setattr(release_utils, "probe", self.probe)
+        patch.setattr(release_utils, "journal", lambda *_: "Traceback of the app")
+        patch.setattr(filesystem, "link_atomically", self.move)
+
+    def note(self, what: str) -> None:
+        names = {None: "nothing", self.old: "old", self.new: "new"}
+        marks = [
+            f"{names[release]} {mark}"
+            for release in (self.old, self.new)
+            for mark in ("activated", "withdrawn", "failed")
+            if release and release.marked(mark)
+        ]
+        self.steps.append((what, names[self.app.current()], ", ".join(marks)))
+
+    def systemctl(self, _: object, *words: str) -> str:
+        self.note(words[0])
+        assert words[-2:] == (self.new.socket, self.new.service)
+        return self.complaint
+
+    def probe(self, path: Path, params: dict[str, Any]) -> Answer:
+        self.note("probe")
+        # Through the link: what NGINX will ask.
+        assert path == self.app.link / "run" / "private" / "probe.sock"
+        assert (params["host"], params["path"], params["seconds"]) == ("news.example.org", "/status", 30)
+        return self.answer
+
+    def move(self, path: Path, target: str) -> None:
+        self.note(f"{path.name} is moved")
+        self.link(path, target)
+
+
+RUN = "0123456789ab"
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lock:
+    """Give this run the lock on the app's releases."""
+    monkeypatch.setattr(release_lock, "LOCKS", tmp_path / "locks")
+    # Its thread would outlive the test.
+    monkeypatch.setattr(Lock, "keep", lambda *_: None)
+    lock = Lock("news")
+    lock.take(Holder(RUN, "me", "laptop", "deploy", "lock", time.time(), release_lock.now(), 600))
+    return lock
+
+
+def activated(run_module: Any, new: Release, **more: Any) -> dict[str, Any]:
+    arguments = {"host": "news.example.org", "path": "/status", "seconds": 30, **more}
+    answer: dict[str, Any] = run_module("release_activate", app="news", id=new.id, run=RUN, **arguments)
+    return answer
+
+
+def test_a_release_is_enabled_before_the_link_moves_and_marked_after_the_probe(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest, old, new = made(app, "ggu")
+    serve(app, old, oldest)
+    switch = Switch(app, old, new, monkeypatch)
+    answer = activated(run_module, new)
+    assert (answer["changed"], answer["previous"]) == (True, old.id), answer
+    assert switch.steps == [
+        ("enable", "old", "old activated"),
+        ("current is moved", "old", "old activated"),
+        ("probe", "new", "old activated"),
+        ("previous is moved", "new", "old activated, new activated"),
+    ]
+    assert (app.current(), app.previous(), old.good(), new.good()) == (new, old, True, True)
+
+
+def test_a_rollback_marks_what_it_goes_back_from_before_the_link_moves(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Killed in between, the next deploy would repeat what was gone back from.
+    new, old = made(app, "gg")
+    new.mark("withdrawn")  # went back from it once, and goes there by name now
+    serve(app, old)
+    switch = Switch(app, old, new, monkeypatch)
+    answer = activated(run_module, new, withdraw=True)
+    assert answer["changed"] is True, answer
+    assert switch.steps == [
+        ("enable", "old", "old activated, new activated, new withdrawn"),
+        ("current is moved", "old", "old activated, old withdrawn, new activated, new withdrawn"),
+        ("probe", "new", "old activated, old withdrawn, new activated, new withdrawn"),
+        ("previous is moved", "new", "old activated, old withdrawn, new activated"),
+    ]
+    assert (app.current(), app.previous(), old.state(), new.good()) == (new, old, "withdrawn", True)
+
+
+@pytest.mark.parametrize("withdraw", [True, False])
+def test_link_and_mark_are_taken_back_when_the_probe_fails(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch, withdraw: bool
+) -> None:
+    oldest, old, new = made(app, "ggu")
+    serve(app, old, oldest)
+    switch = Switch(app, old, new, monkeypatch)
+    switch.answer = Answer(503, "no database")
+    answer = activated(run_module, new, withdraw=withdraw)
+    assert answer["failed"] is True
+    for text in ("so the link was moved back", "/status got no 200", "503", "no database", "Traceback of the app"):
+        assert text in answer["msg"]
+    assert [step[:2] for step in switch.steps] == [
+        ("enable", "old"),
+        ("current is moved", "old"),
+        ("probe", "new"),
+        ("current is moved", "new"),
+    ]
+    assert (app.current(), app.previous()) == (old, oldest)
+    assert old.good() and not new.marked("activated")
+
+
+def test_nothing_is_served_again_when_the_first_releases_probe_fails(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (new,) = made(app, "u")
+    switch = Switch(app, None, new, monkeypatch)
+    switch.answer = Answer(0, "no answer")
+    assert activated(run_module, new, withdraw=True)["failed"] is True
+    assert not app.link.is_symlink() and not new.marked("activated")
+    switch.answer = Answer(200, "")
+    answer = activated(run_module, new)
+    assert (answer["changed"], answer["previous"]) == (True, "")
+    assert app.current() == new and new.good() and not app.previous_link.is_symlink()
+
+
+def test_nothing_is_moved_nor_marked_when_the_release_cannot_be_enabled(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = made(app, "gu")
+    serve(app, old)
+    switch = Switch(app, old, new, monkeypatch)
+    switch.complaint = "unit is masked"
+    answer = activated(run_module, new, withdraw=True)
+    assert answer["failed"] is True and answer["msg"] == "it can't be enabled: unit is masked"
+    assert [step[0] for step in switch.steps] == ["enable"]
+    assert app.current() == old and old.good()
+
+
+def test_check_mode_and_the_release_that_serves_already_move_nothing(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = made(app, "gg")
+    serve(app, old)
+    switch = Switch(app, old, new, monkeypatch)
+    assert activated(run_module, new, check=True, withdraw=True)["changed"] is True
+    assert activated(run_module, old, withdraw=True)["changed"] is False
+    assert switch.steps == [] and app.current() == old and old.good() and new.good()
+
+
+def test_a_run_that_lost_its_lock_moves_nothing(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = made(app, "gu")
+    serve(app, old)
+    switch = Switch(app, old, new, monkeypatch)
+    locked.give_back(RUN)
+    answer = activated(run_module, new)
+    assert answer["failed"] is True and answer["lock_lost"] is True
+    assert switch.steps == [] and app.current() == old
 
 
 # --- answers

@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils import release_source
-from ansible.module_utils.release_source import Source, SourceError, input_digest, keyed_digest, leads_out
+from ansible.module_utils.release_source import Source, SourceError, input_digest, keyed_digest, leads_out, time_of
 
 EXCLUDE = (".git", "venv", "__pycache__", "*.pyc")
 
@@ -128,15 +129,47 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_not_left_out(app: Path, mo
 
 
 def test_an_archive_brings_the_same_source_to_the_host(app: Path, tmp_path: Path) -> None:
-    of(app).write_archive(tmp_path / "code.tar.gz")
+    of(app).write_archive(tmp_path / "code.tar.gz", 1767225600)
     with tarfile.open(tmp_path / "code.tar.gz") as archive:
         modes = {member.name: (oct(member.mode), member.uid, member.mtime) for member in archive}
         if hasattr(tarfile, "data_filter"):
             archive.extractall(tmp_path / "host", filter="data")
         else:
             archive.extractall(tmp_path / "host")
-    assert modes["app.py"] == ("0o644", 0, 0) and modes["run.sh"] == ("0o755", 0, 0)
+    assert modes["app.py"] == ("0o644", 0, 1767225600) and modes["run.sh"] == ("0o755", 0, 1767225600)
     assert of(tmp_path / "host").digest() == of(app).digest()
+
+
+def times(app: Path, release_id: str) -> dict[str, int | float]:
+    archive = app.parent / f"{release_id}.tar.gz"
+    of(app).write_archive(archive, time_of(release_id))
+    with tarfile.open(archive) as found:
+        return {member.name: member.mtime for member in found}
+
+
+def test_all_files_of_a_release_bear_its_time_so_that_each_release_has_other_etags_on_all_hosts_alike(
+    app: Path,
+) -> None:
+    # NGINX makes the ETag of a static file of its time and its size, and what the page refers to may be as long.
+    one, other = "20260101T000000Z-0123abcd", "20260101T000001Z-0123abcd"
+    first = times(app, one)
+    assert first == dict.fromkeys(["app.py", "here", "pages/größe.html", "run.sh"], 1767225600)
+    for path in app.rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    assert times(app, one) == first
+    assert set(times(app, other).values()) == {1767225601}
+
+
+def test_a_releases_time_is_that_in_its_id_wherever_the_control_node_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        for zone in ("UTC", "Asia/Kolkata", "XYZ+7"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert time_of("20260101T000000Z-0123abcd") == 1767225600
+            assert time_of("20260701T123456Z-0123abcd") == 1782909296
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 # --- Git

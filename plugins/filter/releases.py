@@ -1,0 +1,93 @@
+"""Jinja filters that tell an operator of releases: what there is, and what a run did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+COLUMNS = ("host", "id", "state", "version", "when", "by")
+
+
+def way_back(state: Mapping[str, Any], to: str = "") -> str:
+    """Choose the release to go back to; nothing where there is none.
+
+    Args:
+        state: of the app on a host, as release_state returned it.
+        to: the one asked for by name. Empty means the newest good one older than the current one.
+    """
+    if not to:
+        return str(state["way_back"])
+    known = {release["id"] for release in state["releases"] if release["state"] in ("current", "good", "withdrawn")}
+    return to if to in known else ""
+
+
+def made_of(records: Iterable[Mapping[str, Any]], asked: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """Choose the releases (their release.json) that were made of just what is asked for: input and rendered files."""
+    return [record for record in records if all(record.get(name) == asked[name] for name in ("input", "rendered"))]
+
+
+def releases_table(states: Mapping[str, Mapping[str, Any]], app: str) -> str:
+    """Lay out all releases of an app, by host and the newest first."""
+    rows = [
+        {"host": host, **release, "version": release["version"][:40]}
+        for host in sorted(states)
+        for release in states[host]["releases"]
+    ]
+    if not rows:
+        return f"{app}: no release"
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in COLUMNS}
+    heading = {name: name for name in COLUMNS}
+    lines = ["  ".join(str(row[name]).ljust(widths[name]) for name in COLUMNS) for row in [heading, *rows]]
+    return "\n".join([f"{app}:", *(line.rstrip() for line in lines)])
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """Say what became of an app on a host."""
+    before, after = report["from"] or "nothing", report["to"]
+    if report["outcome"] == "unchanged":
+        return f"{before}  unchanged"
+    if report["outcome"] == "withdrawn":
+        return f"{before}  unchanged: {after}, made of the same, was gone back from; -e force=true makes it again"
+    return f"{before} → {after}  {report['outcome']} in {report['seconds']:.1f} s"
+
+
+def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str) -> str:
+    """Sum a run up, app by app and host by host, with the way back.
+
+    Args:
+        hosts: the hosts' variables; of a host that failed early there may be no report.
+        ansible: what each command begins with.
+    """
+    by_app: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for values in hosts:
+        for report in values.get("__flask_app_reports", []):
+            by_app.setdefault(report["app"], {})[values["inventory_hostname"]] = report
+    lines = []
+    for app, reports in by_app.items():
+        version = next((report["version"] for report in reports.values() if report["version"]), "")
+        lines.append(f"{app} {version}".rstrip())
+        width = max(map(len, reports))
+        lines += [f"  {name.ljust(width)}  {told(report)}" for name, report in sorted(reports.items())]
+        back = f"{ansible}rollback.yml -e app={app}"
+        if any(report["outcome"] == "released" and report["from"] for report in reports.values()):
+            lines.append(f"  to undo: {back}")
+        # After a rollback the way back is forward, and a rollback by itself would go further back.
+        undone = {name: report["from"] for name, report in reports.items() if report["outcome"] == "rolled back"}
+        for before in sorted(set(undone.values())):
+            on = [name for name in sorted(undone) if undone[name] == before]
+            limit = f" --limit {','.join(on)}" if len(set(undone.values())) > 1 else ""
+            lines.append(f"  to undo: {back} -e to={before}{limit}")
+    return "\n".join(lines) or "no app was to be released"
+
+
+class FilterModule:
+    """What Ansible finds here."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name the filters as templates do."""
+        return {
+            "way_back": way_back,
+            "made_of": made_of,
+            "releases_table": releases_table,
+            "releases_summary": releases_summary,
+        }

@@ -1,0 +1,77 @@
+"""Ansible module: the lock on an app's releases, taken or given back."""
+
+from __future__ import annotations
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.release_lock import Holder, Lock, now
+
+DOCUMENTATION = r"""
+---
+module: release_lock
+short_description: Takes the lock on an app's releases on this host, or gives it back
+description:
+  - It dies with a reboot, and when nobody has renewed it for its limit. The phases of a release renew it.
+  - That somebody else has it is no failure of the module but its answer, so that the locks of several hosts can be
+    taken one after the other, up to the first that is refused.
+options:
+  app: {description: Name of the app., type: str, required: true}
+  run: {description: The run that wants it; 12 hex digits., type: str, required: true}
+  state: {description: Whether it is to be held., type: str, choices: [present, absent], default: present}
+  who: {description: Who runs it., type: str, default: ""}
+  origin: {description: The machine that the run is on., type: str, default: ""}
+  what: {description: What the run does., type: str, default: ""}
+  limit: {description: Seconds., type: int, default: 600}
+  broken: {description: The run whose lock is broken., type: str, default: ""}
+"""
+
+EXAMPLES = r"""
+- name: Releases of the app are this run's alone
+  release_lock: {app: news, run: 0123456789ab, who: me, origin: laptop, what: deploy}
+"""
+
+RETURN = r"""
+refused: {description: Who has the lock, in words; empty if it was taken., type: str, returned: always}
+held_by: {description: The run that has it., type: str, returned: always}
+"""
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "run": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "who": {"type": "str", "default": ""},
+            "origin": {"type": "str", "default": ""},
+            "what": {"type": "str", "default": ""},
+            "limit": {"type": "int", "default": 600},
+            "broken": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    args = module.params
+    lock = Lock(args["app"])
+    if args["state"] == "absent":
+        if not module.check_mode:
+            lock.give_back(args["run"])
+        module.exit_json(changed=False, refused="", held_by="")
+    wanted = Holder(
+        run=args["run"],
+        who=args["who"],
+        origin=args["origin"],
+        what=args["what"],
+        phase="lock",
+        since=time.time(),
+        renewed=now(),
+        limit=args["limit"],
+    )
+    other = None if module.check_mode else lock.take(wanted, args["broken"])
+    # Held for minutes and gone afterwards: nothing of the host's state.
+    module.exit_json(changed=False, refused=other.told() if other else "", held_by=other.run if other else args["run"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The hosts on which releases are tried, ways to run things there, and what the traffic met with meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import traffic
+from helpers import ROOT, Ansible, App, Promised, Run, as_it_is, as_root, blocks
+from helpers_http import ask
+from sources import make_source
+from testinfra.host import Host
+
+APP = "newsboard"
+
+# Requests per second to each host.
+RATE = 200 if os.environ.get("FLASK_ON_METAL_FULL") else 100
+
+# Seconds that nobody may have waited without an answer. Ten times and more what a release is meant to add.
+STALL_CEILING = 2.0
+
+LOOK = """
+echo "== current"; readlink "/srv/$1/current" | xargs basename
+echo "== releases"; ls "/srv/$1/releases"
+echo "== failed"
+find "/srv/$1/releases" -mindepth 2 -maxdepth 2 -name failed -printf '%h\\n' | xargs -rn1 basename | sort
+echo "== loaded"
+systemctl list-units --all --plain --no-legend "$1@*.service" "$1@*.socket" | awk '$3 != "inactive" {print $1}' | sort
+echo "== enabled"; find /etc/systemd/system -path '*.wants/*' -name "$1@*" -printf '%f\\n' | sort
+echo "== drop-ins"; find /etc/systemd/system -maxdepth 1 -name "$1@*.service.d" -printf '%f\\n' | sort
+echo "== nginx"; ps -o pid= --ppid "$(cat /run/nginx.pid)" | sort
+echo "== lock"; cat "/run/flask-on-metal/$1.lock" 2>/dev/null || true
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The app's releases on one host, seen from outside."""
+
+    current: str
+    releases: list[str]
+    failed: list[str]
+    loaded: list[str]  # units that aren't inactive
+    enabled: list[str]
+    drop_ins: list[str]
+    nginx: list[str]  # pids of its workers
+    lock: str
+
+    @property
+    def instance(self) -> list[str]:
+        """The units of the release that is served."""
+        return [f"{APP}@{self.current}.service", f"{APP}@{self.current}.socket"]
+
+    def assert_settled(self) -> None:
+        """Make sure that the current release runs and starts at boot, and that nothing besides is left of others."""
+        assert self.loaded == self.instance
+        assert self.enabled == self.instance
+        # One that was refused early has none yet.
+        assert set(self.drop_ins) <= {f"{APP}@{release}.service.d" for release in self.releases}
+        assert self.lock == "", "the lock was not given back"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the traffic to one host met with during one step."""
+
+    step: str
+    host: str
+    report: traffic.Report
+
+    def cells(self) -> list[str]:
+        """Return the row of the table."""
+        one = self.report
+        versions = " → ".join(dict.fromkeys(version.code for version in one.versions))
+        numbers = [one.sent, len(one.failed), one.kept_closes, round(one.stall * 1000), round(one.slowest * 1000)]
+        return [self.step, self.host, *map(str, numbers), versions, str(one.posts.accepted), str(one.posts.lost)]
+
+
+HEADINGS = [
+    "step", "host", "sent", "failed", "closed idle", "longest stall ms", "slowest ms", "versions", "posts", "lost"
+]  # fmt: skip
+
+
+@dataclass
+class Table:
+    """All that was met with, for the end of the run."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """Lay it out."""
+        lines = [HEADINGS, ["---"] * len(HEADINGS), *(row.cells() for row in self.rows)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+@dataclass
+class Stage:
+    """The hosts, and ways to release to them."""
+
+    ansible: Ansible  # limited to the hosts
+    hosts: dict[str, Host]
+    promises: dict[str, Promised]
+    folder: Path
+    table: Table
+    served: dict[str, Any] = field(default_factory=dict)
+    """The variables of what is served, other than the inventory's."""
+
+    def app(self, name: str) -> App:
+        """Find the app on a host."""
+        return next(app for app in self.promises[name].apps if app.name == APP)
+
+    def address(self, name: str) -> str:
+        """Tell the address of a host that its app answers to."""
+        return self.app(name).canonical
+
+    def version(self, name: str) -> str:
+        """Tell the version of the code that answers on a host."""
+        answer = ask(self.address(name), self.address(name), "/trial/pid")
+        return answer.headers["x-trial"].split()[0]
+
+    def look(self) -> dict[str, Look]:
+        """Ask all hosts for the state of the app's releases."""
+
+        def one(host: Host) -> Look:
+            found = blocks(as_root(host, LOOK, APP))
+            lists = ("releases", "failed", "loaded", "enabled", "nginx")
+            parts = {name: found[name].split() for name in lists}
+            return Look(current=found["current"], lock=found["lock"], drop_ins=found["drop-ins"].split(), **parts)
+
+        return {name: one(host) for name, host in self.hosts.items()}
+
+    # --- what is released
+
+    def source(self, version: str, **more: str) -> Path:
+        """Make a source of the trial app; see sources.make_source."""
+        return make_source(self.folder / "-".join([version, *more.values()]), version=version, **more)
+
+    def variables(self, source: Path | None = None, **changes: Any) -> dict[str, Any]:
+        """Say with variables that the app has another source, or other options."""
+        if not source and not changes:
+            return dict(self.served)
+        entries = {}
+        for name in self.hosts:
+            # As an operator writes it: without what has no default.
+            entry = {key: value for key, value in self.app(name).entry.reveal().items() if value is not None}
+            environment = {**entry["environment"], **changes.get("environment", {})}
+            entries[name] = [entry | changes | {"environment": environment, "source": str(source or entry["source"])}]
+        return {"test_apps": as_it_is(entries), "flask_apps": "{{ test_apps[inventory_hostname] }}"}
+
+    # --- runs
+
+    def run(
+        self,
+        playbook: str,
+        variables: dict[str, Any],
+        *,
+        timeout: float = 300,
+        environment: dict[str, str] | None = None,
+    ) -> Run:
+        """Run a playbook of this project; secrets are cut out of its output."""
+        secrets = [secret for name in self.hosts for secret in self.app(name).secrets.values() if secret.reveal()]
+        path = ROOT / "playbooks" / playbook
+        done = self.ansible.playbook(path, variables=variables, timeout=timeout, environment=environment)
+        return done.without(secrets)
+
+    def deploy(
+        self, variables: dict[str, Any] | None = None, *, environment: dict[str, str] | None = None, **more: Any
+    ) -> Run:
+        """Deploy what the variables say, or what is served, and remember it if it went well."""
+        wanted = self.served if variables is None else variables
+        run = self.run("deploy.yml", {**wanted, **more}, environment=environment)
+        if run.status == 0:
+            self.served = wanted
+        return run
+
+    def rollback(self, **more: Any) -> Run:
+        """Go back; what is served then is not what the variables say."""
+        return self.run("rollback.yml", {**self.served, "app": APP, **more})
+
+    # --- under load
+
+    @contextmanager
+    def load(self, step: str, **options: Any) -> Iterator[dict[str, traffic.Traffic]]:
+        """Send traffic to all hosts meanwhile, and put what it met with into the table.
+
+        What is never right is an error here: a lost or altered post, an old version after a new one, old code with new
+        libraries.
+        """
+        options = {"rate": RATE, **options}
+        with ExitStack() as stack:
+            sent = {
+                name: stack.enter_context(traffic.Traffic(self.address(name), self.address(name), **options))
+                for name in self.hosts
+            }
+            yield sent
+        for name, one in sent.items():
+            self.table.rows.append(Row(step, name, one.report))
+        for name, one in sent.items():
+            report = one.report
+            assert report.posts.complete, f"{name}: {report.posts.reason}"
+            assert (report.posts.lost, report.posts.altered) == (0, 0), f"{name}: {report.posts}"
+            assert report.out_of_order == 0, f"{name}: the old version answered after the new one"
+            assert report.mixed == 0, f"{name}: old code saw new libraries: {report.versions}"
+            # The load itself must not have been what stopped.
+            assert report.own_lag < STALL_CEILING, f"{name}: this machine was too slow to send the load"
+
+
+def assert_nothing_failed(sent: dict[str, traffic.Traffic], *, reloads: int = 0) -> None:
+    """Make sure that nobody noticed: no request failed, and none stalled.
+
+    A reload of NGINX may close a kept connection that a client is just about to use again: at most each idle one, once.
+    """
+    for name, one in sent.items():
+        report = one.report
+        assert report.failed == [], f"{name}: {len(report.failed)} of {report.sent} failed: {report.failed[:5]}"
+        assert report.kept_closes <= traffic.MAX_IDLE * reloads, f"{name}: {report.kept_closes} closed when idle"
+        assert report.stall < STALL_CEILING, f"{name}: nobody was answered for {report.stall:.1f} s"
+
+
+def versions(one: traffic.Traffic) -> list[str]:
+    """Tell which versions answered, in order of appearance."""
+    return list(dict.fromkeys(version.code for version in one.report.versions))

@@ -1,0 +1,284 @@
+"""Before a migration, each SQLite database is copied: into one whole file, and while the app goes on writing."""
+
+from __future__ import annotations
+
+# ruff: noqa: D102, D107  (stand-ins: their names say what they do)
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.module_utils import release as release_utils
+from ansible.module_utils.release import App, Release
+
+
+@pytest.fixture
+def migrate(plugin: Callable[[str, str], ModuleType]) -> ModuleType:
+    """Import release_migrate."""
+    return plugin("modules", "release_migrate")
+
+
+# --- the copy
+
+
+def copied(migrate: ModuleType, source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    """Run the program as the module does, but as this account."""
+    words = [sys.executable, "-I", "-c", migrate.COPY, str(source), str(target)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+
+def in_one_file(copy: Path) -> list[int]:
+    """Read the copy's rows from that file and from no other, after a look at whether it is whole."""
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    # The 18th and the 19th byte say 2 where a write-ahead log belongs to the database.
+    assert copy.read_bytes()[:20] == b"SQLite format 3\0" + copy.read_bytes()[16:18] + b"\1\1"
+    with closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [row[0] for row in database.execute("SELECT number FROM news ORDER BY number")]
+
+
+def database(path: Path, rows: int) -> sqlite3.Connection:
+    """Make a database in WAL mode whose rows are in the log alone."""
+    made = sqlite3.connect(path, check_same_thread=False)
+    assert made.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    made.execute("PRAGMA wal_autocheckpoint = 0")
+    made.execute("CREATE TABLE news (number INTEGER PRIMARY KEY, text TEXT)")
+    made.executemany("INSERT INTO news VALUES (?, ?)", ((number, "x" * 500) for number in range(rows)))
+    made.commit()
+    return made
+
+
+@contextmanager
+def writer(connection: sqlite3.Connection, first: int) -> Iterator[list[int]]:
+    """Write row by row from a thread, as an app does; tell which are committed."""
+    committed, stop = list[int](), threading.Event()
+
+    def write() -> None:
+        number = first
+        while not stop.is_set():
+            connection.execute("INSERT INTO news VALUES (?, ?)", (number, "y" * 500))
+            connection.commit()
+            committed.append(number)
+            number += 1
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield committed
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """Make the folder of copies."""
+    (tmp_path / "kept").mkdir()
+    return tmp_path / "kept"
+
+
+def test_a_copy_made_while_the_app_writes_is_whole_and_has_all_that_was_committed_before(
+    migrate: ModuleType, tmp_path: Path, kept: Path
+) -> None:
+    with closing(database(tmp_path / "news.db", 2000)) as connection, writer(connection, 2000) as committed:
+        while len(committed) < 50:
+            time.sleep(0.01)
+        before = len(committed)
+        done = copied(migrate, tmp_path / "news.db", kept / "news.db")
+        after = len(committed)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert after > before, "the app went on writing"
+    found = in_one_file(kept / "news.db")
+    # All from before, and of those that came meanwhile no one without those before it.
+    assert found == list(range(len(found))) and 2000 + before <= len(found) <= 2000 + after + 1
+
+
+def test_a_copy_of_a_database_without_a_write_ahead_log_is_whole_too(
+    migrate: ModuleType, tmp_path: Path, kept: Path
+) -> None:
+    with closing(database(tmp_path / "news.db", 100)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    assert copied(migrate, tmp_path / "news.db", kept / "news.db").returncode == 0
+    assert in_one_file(kept / "news.db") == list(range(100))
+
+
+@pytest.mark.parametrize("name", ["news?mode=ro.db", "two words.db", "a#b%20c&d.db", "größe.db", "-x.db", "it's.db"])
+def test_any_name_of_a_database_works(migrate: ModuleType, tmp_path: Path, kept: Path, name: str) -> None:
+    (tmp_path / "shared").mkdir()
+    with closing(database(tmp_path / "shared" / name, 10)):
+        done = copied(migrate, tmp_path / "shared" / name, kept / name)
+    assert done.returncode == 0, done.stderr
+    assert in_one_file(kept / name) == list(range(10))
+    assert {path.name.removesuffix("-wal").removesuffix("-shm") for path in (tmp_path / "shared").iterdir()} == {name}
+
+
+def test_the_database_itself_stays_as_it_is(migrate: ModuleType, tmp_path: Path, kept: Path) -> None:
+    with closing(database(tmp_path / "news.db", 100)) as connection:
+        # By another process: a file that this one closes loses the locks that SQLite has on it.
+        look = ["sha256sum", str(tmp_path / "news.db"), str(tmp_path / "news.db-wal")]
+        before = subprocess.run(look, capture_output=True, check=True).stdout
+        assert copied(migrate, tmp_path / "news.db", kept / "news.db").returncode == 0
+        assert subprocess.run(look, capture_output=True, check=True).stdout == before
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_file_that_is_no_database_is_not_taken_for_a_copied_one(
+    migrate: ModuleType, tmp_path: Path, kept: Path
+) -> None:
+    (tmp_path / "news.db").write_text("no database\n" * 1000)
+    done = copied(migrate, tmp_path / "news.db", kept / "news.db")
+    assert done.returncode != 0 and "not a database" in done.stderr
+
+
+def test_a_database_that_is_not_there_is_not_made(migrate: ModuleType, tmp_path: Path, kept: Path) -> None:
+    done = copied(migrate, tmp_path / "news.db", kept / "news.db")
+    assert done.returncode != 0 and "unable to open database file" in done.stderr
+    assert not (tmp_path / "news.db").exists()
+
+
+def test_a_database_that_is_not_whole_is_found_out(migrate: ModuleType, tmp_path: Path, kept: Path) -> None:
+    with closing(database(tmp_path / "news.db", 10)) as connection:
+        connection.execute("INSERT INTO news VALUES (99, NULL)")
+        connection.commit()
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'text TEXT', 'text TEXT NOT NULL')")
+        connection.commit()
+    done = copied(migrate, tmp_path / "news.db", kept / "news.db")
+    assert done.returncode != 0
+    assert "the copy is not whole: NULL value in news.text" in done.stderr
+
+
+# --- copies, then the command
+
+
+class Host:
+    """Stands in for the accounts of a host: notes what is run and who owns what, and really makes the copies."""
+
+    def __init__(self, migrate: ModuleType, patch: pytest.MonkeyPatch) -> None:
+        self.migrate, self.steps = migrate, list[str]()
+        self.fails = ""  # what a program that fails has among its words
+        patch.setattr(migrate, "account_ids", lambda *_: (12345, 12346))
+        patch.setattr(os, "chown", self.chown)
+        patch.setattr(migrate.Migration, "as_app", self.as_app)
+
+    def chown(self, path: Path, uid: int, gid: int, **_: Any) -> None:
+        owners = {(12345, 12346): "the app's", (0, 0): "root's"}
+        self.steps.append(f"{path.name} is {owners[uid, gid]}")
+
+    def as_app(self, words: list[str], *, writes: Path, where: Path) -> tuple[int, str]:
+        if words[0] == "/bin/sh":
+            self.steps.append(f"{words[2]} in {where.name}, writes {writes.name}")
+        else:
+            assert words[:4] == ["/usr/bin/python3", "-I", "-c", self.migrate.COPY] and writes == where
+            self.steps.append(f"copy {Path(words[4]).name} to {writes.name}")
+        if self.fails and self.fails in " ".join(words):
+            return 1, "said why"
+        if words[0] != "/bin/sh":
+            assert copied(self.migrate, Path(words[4]), Path(words[5])).returncode == 0
+        return 0, "said a lot"
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
+    """Make a release whose app has two databases."""
+    monkeypatch.setattr(release_utils, "SERVED", tmp_path)
+    release = Release(App("news"), "20260101T000000Z-0123abcd")
+    (release.folder / "code").mkdir(parents=True)
+    shared = release.app.folder / "shared"
+    (shared / "instance").mkdir(parents=True)
+    for name in ("news.db", "instance/users.db"):
+        database(shared / name, 3).close()
+    return release
+
+
+@pytest.fixture
+def host(migrate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Stand in for the host's accounts."""
+    return Host(migrate, monkeypatch)
+
+
+def migration(migrate: ModuleType, fake_module: Any, release: Release, *names: str) -> Any:
+    shared = release.app.folder / "shared"
+    module = fake_module(command="alembic upgrade head", sqlite=[str(shared / name) for name in names])
+    return migrate.Migration(module, release)
+
+
+def test_each_database_is_copied_before_the_command_runs(
+    migrate: ModuleType, fake_module: Any, release: Release, host: Host
+) -> None:
+    copies = migration(migrate, fake_module, release, "news.db", "instance/users.db").run()
+    kept = release.folder / "before_migration"
+    assert copies == [f"{kept}/news.db", f"{kept}/instance%2Fusers.db"]
+    # The folder is the app's for the time of a copy; the copies are never the app's afterwards.
+    assert host.steps == [
+        "before_migration is the app's", "copy news.db to before_migration",
+        "before_migration is root's", "news.db is root's",
+        "before_migration is the app's", "copy users.db to before_migration",
+        "before_migration is root's", "instance%2Fusers.db is root's",
+        "alembic upgrade head in code, writes shared",
+    ]  # fmt: skip
+    assert kept.stat().st_mode & 0o077 == 0
+    for path in copies:
+        with closing(sqlite3.connect(path)) as copy:
+            assert copy.execute("SELECT count(*) FROM news").fetchone() == (3,)
+
+
+def test_a_database_that_is_not_there_yet_needs_no_copy(
+    migrate: ModuleType, fake_module: Any, release: Release, host: Host
+) -> None:
+    assert migration(migrate, fake_module, release, "later.db").run() == []
+    assert migration(migrate, fake_module, release).run() == []
+    assert host.steps == ["alembic upgrade head in code, writes shared"] * 2
+    assert not (release.folder / "before_migration").exists()
+
+
+def test_nothing_is_migrated_when_a_copy_fails(
+    migrate: ModuleType, fake_module: Any, module_failed: Any, release: Release, host: Host
+) -> None:
+    host.fails = "users.db"
+    with pytest.raises(module_failed, match=r"users\.db could not be copied, and is not migrated .*\nsaid why"):
+        migration(migrate, fake_module, release, "news.db", "instance/users.db", "news.db").run()
+    assert host.steps[4:] == [
+        "before_migration is the app's", "copy users.db to before_migration", "before_migration is root's",
+    ]  # fmt: skip
+
+
+def test_a_migration_that_fails_tells_what_it_said_and_where_the_copies_are(
+    migrate: ModuleType, fake_module: Any, module_failed: Any, release: Release, host: Host
+) -> None:
+    host.fails = "alembic"
+    with pytest.raises(module_failed) as failed:
+        migration(migrate, fake_module, release, "news.db", "later.db").run()
+    assert str(failed.value) == (
+        "`alembic upgrade head` ended with status 1:\nsaid why\n"
+        f"The database as it was before is in {release.folder}/before_migration/news.db"
+    )
+
+
+def test_the_command_runs_as_the_app_and_may_write_where_the_app_may(
+    migrate: ModuleType, fake_module: Any, release: Release
+) -> None:
+    it = migration(migrate, fake_module, release)
+    it.module.params["command"] = "echo ${PATH} $$"
+    it.module.answers["systemd-run"] = (0, "", "")
+    assert it.run() == []
+    (words,) = it.module.commands
+    properties = dict(
+        word.removeprefix("--property=").split("=", 1) for word in words if word.startswith("--property=")
+    )
+    assert (properties["User"], properties["Group"], properties["NoNewPrivileges"]) == ("news", "news", "yes")
+    assert properties["EnvironmentFile"] == f"{release.folder}/environment"
+    assert properties["WorkingDirectory"] == f"{release.folder}/code"
+    assert properties["ProtectSystem"] == "strict"
+    assert set(properties["ReadWritePaths"].split()) == {str(release.app.folder / "shared")}
+    # systemd makes $ of $$.
+    assert words[-3:] == ["/bin/sh", "-c", "echo $${PATH} $$$$"]

@@ -1,0 +1,93 @@
+"""The watchdog that is rendered into each release's wsgi.py: a hanging request ends its worker, and only that one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+WATCHDOG = Path(__file__).resolve().parents[2] / "roles" / "flask_app" / "files" / "watchdog.py"
+
+
+def worker(script: str, seconds: float = 15) -> subprocess.CompletedProcess[str]:
+    """Run a script as a worker would be: the watchdog's names are there, and a request can be made."""
+    head = """
+        def start(status, headers): pass
+        def request(app, path, query=""):
+            return app({"REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": query}, start)
+        signal.signal(signal.SIGHUP, lambda *_: say("asked to end"))
+    """
+    text = "\n".join([WATCHDOG.read_text(), textwrap.dedent(head), textwrap.dedent(script)])
+    return subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=seconds, check=False, cwd="/"
+    )
+
+
+def test_request_that_hangs_is_named_with_its_stack_and_ends_the_worker_after_the_others() -> None:
+    done = worker("""
+        def application(environ, start_response):
+            def stuck():
+                time.sleep(60)
+            if environ["PATH_INFO"] == "/hang":
+                stuck()
+            time.sleep(2)
+            return [b"answered"]
+        app = Watchdog(application, 1, 10**6)
+        def other():
+            time.sleep(1)
+            say(request(app, "/other")[0].decode())
+        threading.Thread(target=other).start()
+        request(app, "/hang", "token=secret")
+    """)
+    assert done.returncode == -signal.SIGKILL
+    assert "HARAKIRI: GET /hang has hung for 1 s in process " in done.stderr
+    assert "in stuck" in done.stderr
+    assert done.stderr.index("HARAKIRI") < done.stderr.index("asked to end") < done.stderr.index("answered")
+    assert "secret" not in done.stderr
+
+
+def test_worker_whose_requests_end_in_time_is_left_alone() -> None:
+    done = worker("""
+        app = Watchdog(lambda environ, start_response: time.sleep(0.7) or [b""], 1, 10**6)
+        for _ in range(5):
+            request(app, "/")
+        say(f"left: {app.begun}")
+    """)
+    assert (done.returncode, done.stderr) == (0, "left: {}\n")
+
+
+def test_request_that_fails_is_not_taken_for_one_that_hangs() -> None:
+    done = worker("""
+        def application(environ, start_response):
+            raise KeyError("no")
+        app = Watchdog(application, 1, 10**6)
+        try:
+            request(app, "/")
+        except KeyError:
+            say("passed on")
+        time.sleep(3)
+    """)
+    assert (done.returncode, done.stderr) == (0, "passed on\n")
+
+
+def test_each_forked_worker_is_watched() -> None:
+    done = worker("""
+        app = Watchdog(lambda environ, start_response: environ["PATH_INFO"] == "/" or time.sleep(60), 1, 10**6)
+        request(app, "/")
+        if (child := os.fork()) == 0:
+            request(app, "/hang")
+        say(f"child: {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+    """)
+    assert "child: -9" in done.stderr and done.returncode == 0
+
+
+def test_worker_that_is_too_large_says_so_once() -> None:
+    done = worker("""
+        kept = []
+        app = Watchdog(lambda environ, start_response: kept.append(b"x" * 2**25) or [b""], 60, 60)
+        for _ in range(4):
+            request(app, "/")
+    """)
+    assert done.stderr.count("MB of memory, and is replaced: the limit is 60 MB") == 1
