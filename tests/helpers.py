@@ -241,6 +241,7 @@ class Ansible:
         timeout: float = 300,
         verbosity: int = 0,
         environment: dict[str, str] | None = None,
+        check: bool = False,
     ) -> Run:
         """Run a playbook of this project. Variables travel in a file that nobody else can read."""
         with private_folder() as folder:
@@ -248,6 +249,8 @@ class Ansible:
             extra.touch(mode=0o600)
             extra.write_text(yaml.dump(variables or {}, Dumper=_Dumper, allow_unicode=True))
             words = [str(PROGRAMS / "ansible-playbook"), str(path), "-e", f"@{extra}"]
+            if check:
+                words.append("--check")
             if self.inventory:
                 words += ["-i", self.inventory]
             if self.limit:

@@ -48,15 +48,18 @@ def told(report: Mapping[str, Any]) -> str:
         return f"{before}  unchanged"
     if report["outcome"] == "withdrawn":
         return f"{before}  unchanged: {after}, made of the same, was gone back from; -e force=true makes it again"
+    if report["outcome"].startswith("would"):
+        return f"{before} → {after}  {report['outcome']}"
     return f"{before} → {after}  {report['outcome']} in {report['seconds']:.1f} s"
 
 
-def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str) -> str:
+def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str, limited: bool = False) -> str:
     """Sum a run up, app by app and host by host, with the way back.
 
     Args:
         hosts: the hosts' variables; of a host that failed early there may be no report.
         ansible: what each command begins with.
+        limited: whether the run was for some of the inventory's hosts.
     """
     by_app: dict[str, dict[str, Mapping[str, Any]]] = {}
     for values in hosts:
@@ -69,13 +72,18 @@ def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str) -> str:
         width = max(map(len, reports))
         lines += [f"  {name.ljust(width)}  {told(report)}" for name, report in sorted(reports.items())]
         back = f"{ansible}rollback.yml -e app={app}"
-        if any(report["outcome"] == "released" and report["from"] for report in reports.values()):
-            lines.append(f"  to undo: {back}")
+        released = [
+            name for name in sorted(reports) if reports[name]["outcome"] == "released" and reports[name]["from"]
+        ]
+        if released:
+            # Elsewhere it would go back from what this run didn't release.
+            limit = f" --limit {','.join(released)}" if limited or len(released) < len(reports) else ""
+            lines.append(f"  to undo: {back}{limit}")
         # After a rollback the way back is forward, and a rollback by itself would go further back.
         undone = {name: report["from"] for name, report in reports.items() if report["outcome"] == "rolled back"}
         for before in sorted(set(undone.values())):
             on = [name for name in sorted(undone) if undone[name] == before]
-            limit = f" --limit {','.join(on)}" if len(set(undone.values())) > 1 else ""
+            limit = f" --limit {','.join(on)}" if limited or len(on) < len(reports) else ""
             lines.append(f"  to undo: {back} -e to={before}{limit}")
     return "\n".join(lines) or "no app was to be released"
 

@@ -46,13 +46,16 @@ def main() -> None:
     before = app.current()
     previous = before.id if before else ""
     if module.check_mode or before == release:
-        module.exit_json(changed=before != release, previous=previous)
+        module.exit_json(changed=before != release, previous="" if before == release else previous)
 
     if complaint := systemctl(run, "enable", "--quiet", release.socket, release.service):
         module.fail_json(msg=f"it can't be enabled: {complaint}")
     # Noted first: a rollback that is killed in between must not make the next deploy repeat what it went back from.
-    if before and module.params["withdraw"]:
+    # One that goes forward again withdraws nothing, and takes back what a killed one noted.
+    if before and module.params["withdraw"] and release.id < before.id:
         before.mark("withdrawn")
+    elif before:
+        before.unmark("withdrawn")
     link_atomically(app.link, f"releases/{release.id}")
     answer = probe(app.link / "run" / "private" / "probe.sock", module.params)
     if not answer.good:

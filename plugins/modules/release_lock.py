@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.release import App
 from ansible.module_utils.release_lock import Holder, Lock, now
 
 DOCUMENTATION = r"""
@@ -23,6 +24,9 @@ options:
   origin: {description: The machine that the run is on., type: str, default: ""}
   what: {description: What the run does., type: str, default: ""}
   limit: {description: Seconds., type: int, default: 600}
+  current:
+    description: Id of the release that the run takes for the current one. The lock is refused where another one is.
+    type: str
   broken: {description: The run whose lock is broken., type: str, default: ""}
 """
 
@@ -32,8 +36,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-refused: {description: Who has the lock, in words; empty if it was taken., type: str, returned: always}
-held_by: {description: The run that has it., type: str, returned: always}
+refused: {description: Why it was not taken and who has it; empty if it was taken., type: str, returned: always}
+held_by: {description: The run that has it; empty if none does., type: str, returned: always}
 """
 
 
@@ -48,6 +52,7 @@ def main() -> None:
             "origin": {"type": "str", "default": ""},
             "what": {"type": "str", "default": ""},
             "limit": {"type": "int", "default": 600},
+            "current": {"type": "str"},
             "broken": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -69,8 +74,17 @@ def main() -> None:
         limit=args["limit"],
     )
     other = None if module.check_mode else lock.take(wanted, args["broken"])
+    refused, held_by = "", args["run"]
+    if other:
+        refused, held_by = f"are locked by another run:\n{other.told()}", other.run
+    elif args["current"] is not None and not module.check_mode:
+        found = App(args["app"]).current()
+        current = found.id if found else ""
+        if current != args["current"]:
+            lock.give_back(args["run"])
+            refused, held_by = f"have changed since this run looked at them: {current} is current now.", ""
     # Held for minutes and gone afterwards: nothing of the host's state.
-    module.exit_json(changed=False, refused=other.told() if other else "", held_by=other.run if other else args["run"])
+    module.exit_json(changed=False, refused=refused, held_by=held_by)
 
 
 if __name__ == "__main__":

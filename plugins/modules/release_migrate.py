@@ -17,6 +17,7 @@ short_description: Runs an app's migration with the new release's environment, b
 description:
   - The command runs as the app's account in a unit of its own, with the release's environment file read by systemd as
     the app's is. It can write where the app can.
+  - That unit has one name for all releases: systemd refuses a second migration while one of a killed run goes on.
   - Of each SQLite database a copy is kept from before, in the release's folder before_migration. It is made by SQLite's
     own backup, while the app goes on writing, and its integrity is checked.
 options:
@@ -81,7 +82,7 @@ class Migration:
             "ReadWritePaths": f"{self.release.app.folder / 'shared'} {writes}",
         }
         status, out, err = self.module.run_command(
-            ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}-migrate-{self.release.id}",
+            ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}-migrate",
              *(f"--property={key}={value}" for key, value in properties.items()),
              f"--setenv=PATH={folder}/venv/bin:/usr/bin:/bin", f"--setenv=PYTHONPATH={folder}/code",
              # systemd replaces ${…} and $$ in a command; these are the program's.

@@ -32,6 +32,7 @@ options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The current release., type: str, required: true}
   run: {description: The run that has the lock., type: str, required: true}
+  secrets: {description: Values to cut out of the output., type: dict, default: {}}
   keep: {description: How many releases that were once active stay., type: int, required: true}
 """
 
@@ -64,12 +65,13 @@ def surplus(app: App, keep: int) -> list[Release]:
 
 def main() -> None:
     """Run the module."""
-    module, release = release_module({"keep": {"type": "int", "required": True}}, secret=())
+    module, release = release_module({"keep": {"type": "int", "required": True}})
     run, app = module.run_command, release.app
     current = app.current()
     lock = Lock(app.name)
     if current is None:
-        lock.give_back(module.params["run"])
+        if not module.check_mode:
+            lock.give_back(module.params["run"])
         module.exit_json(changed=False, removed=[], stopped=[])
         return
     running = running_instances(run, app)

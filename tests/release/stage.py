@@ -160,11 +160,12 @@ class Stage:
         *,
         timeout: float = 300,
         environment: dict[str, str] | None = None,
+        check: bool = False,
     ) -> Run:
         """Run a playbook of this project; secrets are cut out of its output."""
         secrets = [secret for name in self.hosts for secret in self.app(name).secrets.values() if secret.reveal()]
         path = ROOT / "playbooks" / playbook
-        done = self.ansible.playbook(path, variables=variables, timeout=timeout, environment=environment)
+        done = self.ansible.playbook(path, variables=variables, timeout=timeout, environment=environment, check=check)
         return done.without(secrets)
 
     def deploy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from helpers import LEAKED_ON_PURPOSE, RELEASE_ID, Run, as_root
 from stage import APP, Look, Stage, assert_nothing_failed, versions
@@ -58,7 +59,8 @@ def test_new_version_with_other_libraries(stage: Stage) -> None:
         assert RELEASE_ID.fullmatch(after.current)
         summary = f"{name}  {before[name].current} → {after.current}  released in "
         assert summary in run.output
-    assert "to undo: ansible-playbook -i " in run.output and f" playbooks/rollback.yml -e app={APP}\n" in run.output
+    undo = f" playbooks/rollback.yml -e app={APP} --limit {','.join(sorted(stage.hosts))}\n"
+    assert "to undo: ansible-playbook -i " in run.output and undo in run.output
 
 
 def test_same_version_again_changes_nothing_and_asks_little(stage: Stage) -> None:
@@ -247,6 +249,38 @@ def test_two_deploys_at_once(stage: Stage) -> None:
         assert len(set(after.releases) - set(before[name].releases)) == 1, "the loser left something"
         assert versions(sent[name]) == ["2", winner]
         after.assert_settled()
+
+
+def test_host_that_is_behind_catches_up_alone(stage: Stage) -> None:
+    first, *others = sorted(stage.hosts)
+    wanted = stage.variables(stage.source("6"))
+    one = replace(stage, ansible=replace(stage.ansible, limit=f"{first},localhost"))
+    run = one.deploy(wanted)
+    assert run.status == 0, run.output
+    before = stage.look()
+    with stage.load("host that is behind catches up") as sent:
+        run = stage.deploy(wanted)
+    assert run.status == 0, run.output
+    assert_nothing_failed(sent)
+    after = stage.look()
+    assert after[first] == before[first]
+    for name in others:
+        assert after[name].current != before[name].current
+        assert f"--limit {name}\n" in run.output, "the way back would be everybody's"
+    for look in after.values():
+        look.assert_settled()
+    # The hosts' releases have different ids now: each goes back to its own.
+    run = stage.rollback()
+    assert run.status == 0, run.output
+    assert "6" not in {stage.version(name) for name in stage.hosts}
+
+
+def test_check_tells_of_a_release_and_makes_none(stage: Stage) -> None:
+    before = stage.look()
+    run = stage.run("deploy.yml", stage.variables(stage.source("7")), check=True)
+    assert run.status == 0, run.output
+    assert "would be released" in run.output and "to undo" not in run.output
+    assert stage.look() == before
 
 
 def test_lock_that_nobody_renews_dies(stage: Stage) -> None:

@@ -32,17 +32,17 @@ def test_request_that_hangs_is_named_with_its_stack_and_ends_the_worker_after_th
                 time.sleep(60)
             if environ["PATH_INFO"] == "/hang":
                 stuck()
-            time.sleep(2)
+            time.sleep(1.7)
             return [b"answered"]
-        app = Watchdog(application, 1, 10**6)
+        app = Watchdog(application, 2, 10**6)
         def other():
-            time.sleep(1)
+            time.sleep(1.8)
             say(request(app, "/other")[0].decode())
         threading.Thread(target=other).start()
         request(app, "/hang", "token=secret")
     """)
     assert done.returncode == -signal.SIGKILL
-    assert "HARAKIRI: GET /hang has hung for 1 s in process " in done.stderr
+    assert "HARAKIRI: GET /hang has hung for 2 s in process " in done.stderr
     assert "in stuck" in done.stderr
     assert done.stderr.index("HARAKIRI") < done.stderr.index("asked to end") < done.stderr.index("answered")
     assert "secret" not in done.stderr

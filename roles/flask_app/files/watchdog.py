@@ -15,9 +15,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-# Seconds in which the worker's other requests may finish once one hangs.
-GRACE = 3.0
-
 
 class Watchdog:
     """A WSGI application around another one."""
@@ -61,8 +58,17 @@ class Watchdog:
                     say("".join(traceback.format_stack(stack)) if stack else "(it has just ended)")
                     # uWSGI's worker takes this as: accept nothing more, and end when all threads are done.
                     os.kill(os.getpid(), signal.SIGHUP)
-                    time.sleep(GRACE)
+                    self.wait_for_others()
                     os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait_for_others(self) -> None:
+        """Wait until all requests that don't hang are answered, or have had their time too."""
+        end = time.monotonic() + self.harakiri
+        while time.monotonic() < end:
+            time.sleep(0.1)
+            latest = time.monotonic() - self.harakiri
+            if all(begun < latest for begun, _ in list(self.begun.values())):
+                return
 
     def weigh(self) -> None:
         """Say once how large the worker is, if uWSGI is about to replace it for that: uWSGI itself doesn't say why."""
