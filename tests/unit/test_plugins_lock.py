@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import release_lock
+from ansible.module_utils import release, release_lock
 from ansible.module_utils.option_check import RANGES
 from ansible.module_utils.release_lock import Holder, Lock, LockLost
 
@@ -322,6 +322,20 @@ def test_a_lock_that_another_run_has_is_the_modules_answer_and_no_failure(lock: 
         assert text in answer["refused"]
     answer = run_module("release_lock", app="news", run=MINE, **ASKED, broken=OTHER)
     assert (answer["refused"], answer["held_by"]) == ("", MINE)
+
+
+def test_releases_that_changed_since_the_run_looked_at_them_are_refused(
+    lock: Lock, run_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "SERVED", tmp_path)
+    seen, now = "20260101T000000Z-0123abcd", "20260102T000000Z-0123abcd"
+    assert run_module("release_lock", app="news", run=MINE, current="", **ASKED)["refused"] == ""
+    (tmp_path / "news").mkdir()
+    (tmp_path / "news" / "current").symlink_to(f"releases/{now}")
+    answer = run_module("release_lock", app="news", run=MINE, current=seen, **ASKED)
+    assert f"have changed since this run looked at them: {now} is current now" in answer["refused"]
+    assert answer["held_by"] == "" and lock.holder() is None
+    assert run_module("release_lock", app="news", run=MINE, current=now, **ASKED)["held_by"] == MINE
 
 
 def test_check_mode_neither_takes_the_lock_nor_gives_it_back(lock: Lock, run_module: Any) -> None:

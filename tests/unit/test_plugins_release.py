@@ -545,6 +545,19 @@ def test_a_rollback_marks_what_it_goes_back_from_before_the_link_moves(
     assert (app.current(), app.previous(), old.state(), new.good()) == (new, old, "withdrawn", True)
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_goes_forward_withdraws_nothing_and_takes_back_what_a_killed_rollback_noted(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    old, new = made(app, "gg")
+    if noted:
+        old.mark("withdrawn")
+    serve(app, old)
+    Switch(app, old, new, monkeypatch)
+    assert activated(run_module, new, withdraw=True)["changed"] is True
+    assert app.current() == new and old.good() and app.way_back() == old
+
+
 @pytest.mark.parametrize("withdraw", [True, False])
 def test_link_and_mark_are_taken_back_when_the_probe_fails(
     app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch, withdraw: bool
