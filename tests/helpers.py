@@ -258,6 +258,8 @@ class Ansible:
             surroundings = {
                 **os.environ,
                 "ANSIBLE_NOCOLOR": "1",
+                # Molecule's, which wins over the line before.
+                "ANSIBLE_FORCE_COLOR": "0",
                 "ANSIBLE_STDOUT_CALLBACK": "default",
                 "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callback_plugins"),
                 "ANSIBLE_CALLBACKS_ENABLED": "record",
