@@ -60,8 +60,5 @@ def stage(
         if not any(app.name == APP and app.wsgi.startswith("trial:") for app in promised.apps):
             pytest.fail(f"{name} has no trial app; these tests are for the hosts of molecule/release", pytrace=False)
     made = Stage(ansible, hosts, promises, tmp_path_factory.mktemp("sources"), request.config.stash[TABLE])
-    # Hosts that these tests were run on before serve something else. What was gone back from needs force.
-    if any(made.version(name) != "1" for name in hosts):
-        first = made.deploy(force=True)
-        assert first.status == 0, first.output
+    made.begin_anew()
     return made

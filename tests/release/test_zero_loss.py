@@ -6,10 +6,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import pytest
 from helpers import LEAKED_ON_PURPOSE, RELEASE_ID, Run, as_root
 from stage import APP, Look, Stage, assert_nothing_failed, versions
 from test_speed_of_runs import DEPLOY_WITHOUT_A_CHANGE
 from traffic import Traffic
+
+
+@pytest.fixture(scope="module", autouse=True)
+def version_one(stage: Stage) -> None:
+    """Begin with version 1: the tests tell versions apart, and go on from each other."""
+    stage.begin_anew()
 
 
 def assert_switched(stage: Stage, before: dict[str, Look], run: Run, sent: dict[str, Traffic], *codes: str) -> None:
