@@ -48,6 +48,28 @@ def test_request_that_hangs_is_named_with_its_stack_and_ends_the_worker_after_th
     assert "secret" not in done.stderr
 
 
+def test_first_thread_is_asked_to_end_only_between_two_requests() -> None:
+    # uWSGI's handler stays in it until all other threads are done, so here it never comes back either.
+    done = worker("""
+        signal.signal(signal.SIGHUP, lambda *_: (say("asked to end"), time.sleep(60)))
+        def application(environ, start_response):
+            if environ["PATH_INFO"] == "/hang":
+                time.sleep(60)
+            say("begun")
+            time.sleep(0.8)
+            say("answered")
+            return [b""]
+        app = Watchdog(application, 2, 10**6)
+        threading.Thread(target=request, args=(app, "/hang"), daemon=True).start()
+        while True:
+            request(app, "/first")
+            time.sleep(0.02)
+    """)
+    assert done.returncode == -signal.SIGKILL
+    said = [line for line in done.stderr.splitlines() if line in ("begun", "answered", "asked to end")]
+    assert said[-2:] == ["answered", "asked to end"]
+
+
 def test_worker_whose_requests_end_in_time_is_left_alone() -> None:
     done = worker("""
         app = Watchdog(lambda environ, start_response: time.sleep(0.7) or [b""], 1, 10**6)

@@ -37,8 +37,8 @@ class Watchdog:
         try:
             return self.application(environ, start_response)
         finally:
-            del self.begun[thread]
             self.weigh()
+            del self.begun[thread]
 
     def watch(self) -> None:
         """Start to watch, once in each process: a thread doesn't outlive the fork that makes a worker."""
@@ -56,10 +56,25 @@ class Watchdog:
                     stack = sys._current_frames().get(thread)
                     say(f"HARAKIRI: {request} has hung for {self.harakiri:g} s in process {os.getpid()}, which ends:")
                     say("".join(traceback.format_stack(stack)) if stack else "(it has just ended)")
+                    self.wait_for_first()
                     # uWSGI's worker takes this as: accept nothing more, and end when all threads are done.
                     os.kill(os.getpid(), signal.SIGHUP)
                     self.wait_for_others()
                     os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait_for_first(self) -> None:
+        """Wait until the process's first thread is between two requests, or its request hangs too.
+
+        That thread is the one that takes the signal, and it stays in uWSGI's handler until all others are done, the
+        hanging one as well: a request that it works on would be lost.
+        """
+        first = threading.main_thread().ident
+        end = time.monotonic() + self.harakiri
+        while time.monotonic() < end:
+            begun = self.begun.get(first or 0)
+            if begun is None or time.monotonic() - begun[0] > self.harakiri:
+                return
+            time.sleep(0.005)
 
     def wait_for_others(self) -> None:
         """Wait until all requests that don't hang are answered, or have had their time too."""
