@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
-from helpers import PROGRAMS, Ansible, App, Promised, inventory_name, read_promises
+from helpers import PROGRAMS, Ansible, App, Promised, inventory_name, read_promises, ssh_of
 from testinfra.host import Host
 
 # testinfra asks `ansible-inventory`, and this may be a pytest that nobody activated an environment for.
@@ -59,9 +59,10 @@ def control_path() -> Iterator[str]:
 
 def keep_open(host: Host, control_path: str) -> Host:
     """Have a host reached over one connection."""
-    extra = getattr(host.backend, "ssh_extra_args", None)
+    backend = ssh_of(host)
+    extra = getattr(backend, "ssh_extra_args", None)
     if extra and "controlpath" not in extra.lower():
-        host.backend.ssh_extra_args = f"{extra} -o ControlPath={control_path}"
+        backend.ssh_extra_args = f"{extra} -o ControlPath={control_path}"
     return host
 
 

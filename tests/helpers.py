@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,6 +58,7 @@ class App:
     source: str
     health_path: str
     max_body: str
+    headers: dict[str, str]
     static: dict[str, str]
     environment: dict[str, str]
     secrets: dict[str, Secret]
@@ -116,9 +117,21 @@ OPTIONS = [
     "host_timezone",
     "host_sysctl",
     "host_packages",
+    "host_sysctl_hardening",
+    "host_firewall",
+    "host_ssh_hardening",
+    "host_ssh_allow_users",
+    "host_ssh_rate",
+    "host_updates",
+    "host_updates_reboot",
+    "host_journal_max_use",
     "certificate_directory",
     "nginx_large_header_buffers",
     "nginx_client_timeout",
+    "nginx_headers",
+    "nginx_http3",
+    "nginx_tls",
+    "nginx_access_log",
     "uwsgi_backlog",
 ]
 
@@ -157,7 +170,9 @@ def read_promises(ansible: Ansible) -> dict[str, Promised]:
 
 def _promised(host: str, value: dict[str, Any]) -> Promised:
     def app(entry: dict[str, Any]) -> App:
-        plain = {name: entry[name] for name in ("name", "domains", "wsgi", "source", "health_path", "static")}
+        plain = {
+            name: entry[name] for name in ("name", "domains", "wsgi", "source", "health_path", "headers", "static")
+        }
         return App(
             **plain,
             max_body=str(entry["max_body"]),
@@ -201,7 +216,28 @@ def as_it_is(value: Any) -> Any:
         return {name: as_it_is(item) for name, item in value.items()}
     if isinstance(value, list):
         return [as_it_is(item) for item in value]
-    return Unquoted(value) if isinstance(value, str) else value
+    # Ansible takes `!unsafe ''` for nothing at all.
+    return Unquoted(value) if isinstance(value, str) and value else value
+
+
+def changed_apps(
+    promises: dict[str, Promised], change: Callable[[str, dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Say with variables that the apps of some hosts have other options.
+
+    Args:
+        promises: of the hosts that are meant.
+        change: takes a host's name and an app's entry, and returns the entry as it is to be.
+    """
+    entries = {
+        # As an operator writes it: without what has no default.
+        name: [
+            change(name, {key: value for key, value in app.entry.reveal().items() if value is not None})
+            for app in promised.apps
+        ]
+        for name, promised in promises.items()
+    }
+    return {"test_apps": as_it_is(entries), "flask_apps": "{{ test_apps[inventory_hostname] }}"}
 
 
 @dataclass(frozen=True)
@@ -298,6 +334,14 @@ def as_root(host: Host, script: str, *words: str) -> str:
     if done.rc:
         raise RuntimeError(f"on {host.backend.get_pytest_id()}, status {done.rc}: {done.stderr.strip()}\n{script}")
     return str(done.stdout)
+
+
+def ssh_of(host: Host) -> Any:
+    """Find what reaches a host by SSH: testinfra keeps it behind what asks Ansible's inventory."""
+    runner = getattr(host.backend, "ansible_runner", None)
+    options = {name: getattr(host.backend, name, None) for name in ("ssh_config", "ssh_identity_file")}
+    inner = runner.get_host(host.backend.host, **options) if runner else host
+    return getattr(inner, "backend", None)
 
 
 def inventory_name(host: Host) -> str:

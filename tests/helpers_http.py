@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class NoAnswerError(Exception):
@@ -24,6 +24,8 @@ class Answer:
     headers: dict[str, str]
     body: bytes
     seconds: float
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    """The headers as they came, each as often as it came; names in lower case."""
 
     @property
     def text(self) -> str:
@@ -127,5 +129,5 @@ def ask(
         raise NoAnswerError(str(error)) from error
     finally:
         sock.close()
-    found = {key.lower(): value for key, value in response.getheaders()}
-    return Answer(response.status, found, content, time.monotonic() - start)
+    fields = [(key.lower(), value) for key, value in response.getheaders()]
+    return Answer(response.status, dict(fields), content, time.monotonic() - start, fields)

@@ -18,6 +18,7 @@ echo "== current"; readlink /srv/*/current
 echo "== instances"
 systemctl list-units --plain --no-legend --state=running --type=service |
   grep -oE '^[a-z0-9-]+@[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}' || true
+echo "== firewall"; nft --stateless --terse list table inet flask_on_metal 2>&1 || true
 echo "== state"; systemctl is-system-running --wait || true
 echo "== failed"; systemctl list-units --failed --plain --no-legend
 """
@@ -58,4 +59,6 @@ def test_apps_serve_the_same_release_after_a_reboot(hosts: dict[str, Host], prom
         after = blocks(as_root(host, STATE))
         assert after["current"] == before[name]["current"]
         assert after["instances"] == before[name]["instances"]
+        # Loaded before there was a network.
+        assert after["firewall"] == before[name]["firewall"]
         assert (after["state"], after["failed"]) == ("running", "")

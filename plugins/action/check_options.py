@@ -27,6 +27,8 @@ ALIASES = {
     "version": "flask_app_version",
     "break_lock": "flask_app_break_lock",
     "to": "flask_app_to",
+    "maintenance": "flask_app_maintenance",
+    "force_certificates": "certificate_acme_force",
 }
 """What the playbooks take with -e, and the options that they set by it."""
 
@@ -91,7 +93,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             except (AnsibleError, RecursionError, TypeError, ValueError) as error:
                 raise option_check.CannotEvaluate(str(error).partition("\n")[0]) from error
 
-        return option_check.Evaluator(raw, evaluate, lambda value: isinstance(value, EncryptedString))
+        def read(path: str) -> str:
+            try:
+                text: str = self._loader.get_text_file_contents(path)
+            except AnsibleError as error:
+                raise option_check.CannotEvaluate(str(error).partition("\n")[0]) from error
+            return text
+
+        return option_check.Evaluator(raw, evaluate, lambda value: isinstance(value, EncryptedString), read)
 
 
 def failure(short: str, text: str) -> AnsibleAction:

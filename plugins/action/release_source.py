@@ -28,6 +28,10 @@ HOW = {
     "domains",
     "static",
     "max_body",
+    "headers",
+    "certificate",
+    "limits",
+    "maintenance",
     "hooks",
     "sqlite",
 }

@@ -31,9 +31,20 @@ def app_options() -> dict[str, dict[str, Any]]:
 
 
 def with_defaults(apps: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each app's entry with the defaults of what it leaves out; None for what has no default."""
-    defaults = {name: option.get("default") for name, option in app_options().items()}
-    return [{**defaults, **app} for app in apps]
+    """Each app's entry with the defaults of what it leaves out; None for what has no default.
+
+    In a group of options, as limits, those without a default stay out.
+    """
+
+    def filled(app: dict[str, Any]) -> dict[str, Any]:
+        values = dict(app)
+        for name, option in app_options().items():
+            value = app.get(name, option.get("default"))
+            inner = {key: one["default"] for key, one in option.get("options", {}).items() if "default" in one}
+            values[name] = {**inner, **value} if inner and isinstance(value, dict) else value
+        return values
+
+    return [filled(app) for app in apps]
 
 
 def is_address(domain: str) -> bool:
@@ -54,15 +65,39 @@ class AnsweredHosts(TypedDict):
     """What an app's domains mean for NGINX."""
 
     canonical: str  # the first name; of an app without names its first address
+    canonical_domain: str  # the same, as it is written in domains
     names: list[str]  # all but the first redirect to it
     addresses: list[str]
+    address_domains: list[str]  # the same, as they are written in domains
 
 
 def answered_hosts(app: dict[str, Any]) -> AnsweredHosts:
     """Sort an app's domains by what NGINX does with them, each as it stands in a Host header."""
     names = [domain for domain in app["domains"] if not is_address(domain)]
-    own = [host_form(domain) for domain in app["domains"] if is_address(domain)]
-    return {"canonical": (names or own)[0], "names": names, "addresses": own}
+    addresses = [domain for domain in app["domains"] if is_address(domain)]
+    first = (names or addresses)[0]
+    return {
+        "canonical": host_form(first),
+        "canonical_domain": first,
+        "names": names,
+        "addresses": [host_form(domain) for domain in addresses],
+        "address_domains": addresses,
+    }
+
+
+def sent_headers(app: dict[str, Any], common: dict[str, Any]) -> list[tuple[str, str]]:
+    """List the headers that an app's answers get, by name: the common ones, with the app's own put over them.
+
+    Names are the same whatever their case. Those with an empty value are left out.
+    """
+    found = {name.lower(): (name, str(value)) for name, value in [*common.items(), *app["headers"].items()]}
+    return sorted((name, value) for name, value in found.values() if value)
+
+
+def nginx_text(value: str) -> str:
+    """Quote a text for NGINX's configuration; a $ in it would be a variable, which check_options refuses."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def host_form(domain: str) -> str:
@@ -128,6 +163,8 @@ class FilterModule:
             "answered_hosts": answered_hosts,
             "listen_addresses": listen_addresses,
             "host_form": host_form,
+            "sent_headers": sent_headers,
+            "nginx_text": nginx_text,
             "environment_file": environment_file,
             "takes_python": takes_python,
             "tuning": tuning,

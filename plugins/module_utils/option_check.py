@@ -12,6 +12,7 @@ value it speaks about is hidden.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import fnmatch
 import ipaddress
@@ -22,10 +23,12 @@ import re
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
+from ansible.module_utils import own_certificate
 from packaging.version import InvalidVersion, Version
 
 Spec = Mapping[str, object]
@@ -103,7 +106,7 @@ class Report:
 
     def is_hidden(self, where: str) -> bool:
         """Tell whether the value at a path may not be shown."""
-        own = re.match(r"flask_app_release_key\b|flask_apps\[\d+\]\.secrets\b", where)
+        own = re.match(r"flask_app_release_key\b|certificate_acme_eab_hmac_key\b|flask_apps\[\d+\]\.secrets\b", where)
         return own is not None or any(is_below(where, path) for path in self.hidden)
 
     @property
@@ -257,11 +260,13 @@ class Evaluator:
         variables: The raw variables of the host.
         evaluate: Evaluates one leaf. Raises CannotEvaluate.
         is_encrypted: Whether a leaf is encrypted in itself.
+        read: Reads a file on this machine, decrypted. Raises CannotEvaluate.
     """
 
     variables: Mapping[str, object]
     evaluate: Callable[[object], object]
     is_encrypted: Callable[[object], bool] = lambda value: False
+    read: Callable[[str], str] = lambda path: Path(path).read_text(encoding="utf-8", errors="replace")
 
     def resolve(self, where: str, raw: object, report: Report, through: tuple[str, ...] = ()) -> object:
         """Evaluate a raw variable, with UNUSABLE for what can't be; the report learns what may not be shown.
@@ -785,6 +790,113 @@ def check_certificate_file(name: str) -> None:
         )
 
 
+def check_own_file(name: str) -> None:
+    """Check a file on the control node that may be encrypted, and whose content is checked later."""
+    if not name.startswith("/"):
+        raise BadValue(
+            "it must be an absolute path. A file beside the inventory is written as in "
+            '"{{ inventory_dir }}/../certificates/fullchain.pem".'
+        )
+    if not Path(name).is_file():
+        raise BadValue("there is no such file on this machine.", f"Looked at {name}.")
+
+
+def check_acme_directory(url: str) -> None:
+    """Check the URL of an ACME authority's directory, or nothing."""
+    parts = urlsplit(url)
+    if url and (parts.scheme != "https" or not parts.hostname or parts.username or re.search(r"\s", url)):
+        raise BadValue("it must be the https URL of a directory, as in https://acme.example.org/directory.")
+
+
+def check_email(address: str) -> None:
+    """Check an address of somebody, or nothing."""
+    if address and not re.fullmatch(r"[^@\s\"',<>]+@[A-Za-z0-9.-]+", address):
+        raise BadValue("it must be one address, as in operator@example.org.")
+
+
+def check_ca_file(name: str) -> None:
+    """Check a PEM file on the control node, or nothing."""
+    if name:
+        check_certificate_file(name)
+
+
+def check_eab_kid(kid: str) -> None:
+    """Check the identifier of a binding, or nothing: it goes into a file of one option a line."""
+    if re.search(r"\s|#", kid):
+        raise BadValue("it must be the identifier as the authority told it, without blanks and #.")
+
+
+def check_eab_hmac_key(key: str) -> None:
+    """Check the key of a binding, or nothing."""
+    if key and not re.fullmatch(r"[A-Za-z0-9_-]+=*", key):
+        raise BadValue("it must be the key as the authority told it, in base64url: letters, digits, - and _.")
+
+
+def check_firewall_rule(rule: str) -> None:
+    """Check that a rule of nftables is one, and stays in its chain; whether it is right, nft says on the host."""
+    text = rule.strip()
+    if not text:
+        raise BadValue("it must be a rule of nftables, and is empty.")
+    if "\n" in text or ";" in text:
+        raise BadValue("it must be one rule, on one line; one entry of the list for each.")
+    first = text.split()[0]
+    if first in {
+        "add",
+        "insert",
+        "delete",
+        "flush",
+        "table",
+        "chain",
+        "set",
+        "map",
+        "define",
+        "include",
+        "nft",
+        "type",
+    }:
+        raise BadValue(
+            "it must be a rule alone, as it stands in a chain: what it matches, and accept or drop.",
+            f"It begins with {first}.",
+        )
+    depth = 0
+    for character in text:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth < 0:
+            break
+    if depth:
+        raise BadValue("its braces don't match.")
+
+
+def check_network(text: str) -> None:
+    """Check an address or a network."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        hint = ""
+        if "/" in text:
+            with contextlib.suppress(ValueError):
+                hint = f'Did you mean "{ipaddress.ip_network(text, strict=False)}"?'
+        raise BadValue("it must be an address or a network, as 192.0.2.1 or 2001:db8::/32.", hint) from None
+
+
+def check_ssh_user(user: str) -> None:
+    """Check one entry of AllowUsers."""
+    if not re.fullmatch(r"[^\s,#\"]+", user):
+        raise BadValue("it must be an account, as AllowUsers of sshd has it; one entry of the list for each.")
+
+
+def check_time_of_day(time: str) -> None:
+    """Check a time of day, or nothing."""
+    if time and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", time):
+        raise BadValue('it must be a time of day in quotes, as in "04:30". YAML reads it as a number without them.')
+
+
+def check_journal_size(size: str) -> None:
+    """Check a size as journald has it."""
+    if not re.fullmatch(r"[1-9]\d*[KMGT]?", size):
+        raise BadValue("it must be a size, as in 500M or 2G.")
+
+
 VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
     "flask_apps[].name": check_name,
     "flask_apps[].domains[]": check_domain,
@@ -795,18 +907,32 @@ VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
     "flask_apps[].health_path": check_health_path,
     "flask_apps[].migrate": check_text,
     "flask_apps[].max_body": check_max_body,
+    "flask_apps[].maintenance.addresses[]": check_network,
     "flask_apps[].shared[]": check_shared_path,
     "flask_apps[].sqlite[]": check_shared_path,
     "flask_apps[].hooks.before_migrate": check_hook,
     "flask_apps[].hooks.before_activate": check_hook,
     "flask_apps[].hooks.after_activate": check_hook,
+    "flask_apps[].certificate.key": check_own_file,
+    "flask_apps[].certificate.fullchain": check_own_file,
+    "certificate_acme_directory": check_acme_directory,
+    "certificate_acme_email": check_email,
+    "certificate_acme_ca_file": check_ca_file,
+    "certificate_acme_eab_kid": check_eab_kid,
+    "certificate_acme_eab_hmac_key": check_eab_hmac_key,
     "flask_app_break_lock": check_run,
     "flask_app_to": check_release_id,
     "host_ca_certificates[]": check_certificate_file,
+    "host_firewall_rules[]": check_firewall_rule,
+    "host_journal_max_use": check_journal_size,
     "host_ntp_servers[]": check_domain,
     "host_packages[]": check_package,
     "host_proxy": check_proxy,
+    "host_ssh_allow_users[]": check_ssh_user,
+    "host_ssh_trusted[]": check_network,
     "host_timezone": check_timezone,
+    "nginx_trusted_proxies[]": check_network,
+    "host_updates_reboot": check_time_of_day,
 }
 """What a text must be, by its option; [] stands for each element of a list."""
 
@@ -824,9 +950,15 @@ RANGES: Mapping[str, tuple[int, int | None, str]] = {
     ),
     "flask_apps[].harakiri": (1, None, ""),
     "flask_apps[].health_timeout": (1, None, ""),
+    "flask_apps[].limits.burst": (0, None, ""),
+    "flask_apps[].limits.connections": (1, 65535, ""),
+    "flask_apps[].limits.requests": (1, None, ""),
+    "flask_apps[].maintenance.retry_after": (1, None, ""),
     "flask_apps[].processes": (1, 1024, ""),
     "flask_apps[].threads": (1, 1024, ""),
     "flask_apps[].worker_memory": (64, None, "with less, workers would be replaced all the time"),
+    "host_access_undo_seconds": (20, 3600, "a new connection needs time to succeed, and a mistake an end"),
+    "host_ssh_rate": (10, 100000, "with less, a run without a kept connection would meet the limit"),
     "nginx_client_timeout": (1, None, ""),
     "nginx_keepalive_timeout": (0, None, ""),
     "nginx_large_header_buffers": (1, None, ""),
@@ -842,10 +974,18 @@ EXAMPLES = {
     "flask_apps[].wsgi": 'wsgi: "newsboard:create_app()"',
     "flask_apps[].environment": 'environment: {PAGE_SIZE: "30"}',
     "flask_apps[].static": "static: {/static/: newsboard/static}",
+    "flask_apps[].headers": "headers: {X-Frame-Options: DENY}",
+    "flask_apps[].limits": "limits: {requests: 20, burst: 100}",
+    "flask_apps[].maintenance": "maintenance: {addresses: [192.0.2.1]}",
     "flask_apps[].shared": "shared: [uploads, instance/media]",
     "flask_apps[].sqlite": "sqlite: [news.db]",
+    "flask_apps[].certificate": (
+        'certificate: {key: "{{ inventory_dir }}/../certificates/key.pem", '
+        'fullchain: "{{ inventory_dir }}/../certificates/fullchain.pem"}'
+    ),
     "flask_apps[].hooks": 'hooks: {after_activate: "{{ inventory_dir }}/../hooks/after_activate.yml"}',
     "flask_apps": "an app as in inventory/example",
+    "host_firewall_rules": 'host_firewall_rules: ["tcp dport 9100 ip saddr 192.0.2.1 accept"]',
 }
 """How an option is written, for those who left it out or gave it another shape."""
 
@@ -1085,6 +1225,7 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
     static = mapping(app.get("static"))
     for prefix, folder in static.items():
         check_static(report, join(f"{where}.static", prefix), str(prefix), folder)
+    check_headers(report, f"{where}.headers", app.get("headers"))
     for name in ("shared", "sqlite"):
         check_apart(report, f"{where}.{name}", app.get(name))
     if not isinstance(text := app.get("source"), str):
@@ -1164,6 +1305,27 @@ def hidden_by(shared: str, source: Path, excluded: Sequence[str]) -> str | None:
             if not excluding(name, excluded):
                 return Path(folder, name).relative_to(source).as_posix()
     return None
+
+
+def check_headers(report: Report, where: str, headers: object) -> None:
+    """Check headers of answers: names as HTTP has them (RFC 9110, 5.6.2), and values that NGINX takes as they are."""
+    seen: dict[str, str] = {}
+    given: Mapping[str, object] = mapping(headers)
+    for name, value in given.items():
+        place = join(where, name)
+        if not re.fullmatch(r"[A-Za-z0-9-]+", str(name)):
+            report.add(place, "the name of a header has letters, digits and hyphens alone.")
+        elif other := seen.get(str(name).lower()):
+            report.add(place, f"it is there twice, also as {other}. Keep one of them.")
+        seen[str(name).lower()] = str(name)
+        if value is UNUSABLE:
+            continue
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            report.add(place, 'it must be a text. Write "" to leave the header out.')
+        elif not re.fullmatch(r"[\x20-\x23\x25-\x7e]*", str(value)):
+            report.add(
+                place, "it must be on one line, in ASCII and without a dollar, which NGINX would take for a variable."
+            )
 
 
 def check_static(report: Report, where: str, prefix: str, folder: object) -> None:
@@ -1279,6 +1441,51 @@ def check_apps(report: Report, apps: Sequence[object]) -> None:
             report.add(f"{where}.source", "something in it can't be read on this machine.", str(error))
 
 
+def check_own_certificates(
+    report: Report, options: Mapping[str, object], read: Callable[[str], str], now: datetime | None = None
+) -> None:
+    """Check the pairs that operators bring, with the authorities that this machine and the hosts trust.
+
+    Args:
+        report: Takes the problems.
+        options: The host's options.
+        read: Reads a file, decrypted.
+        now: The time at which they have to be valid.
+    """
+    apps = options.get("flask_apps")
+    own = [
+        (f"flask_apps[{index}].certificate", app["certificate"], app.get("domains"))
+        for index, app in enumerate(apps if isinstance(apps, list) else [])
+        if isinstance(app, Mapping) and isinstance(app.get("certificate"), Mapping) and app["certificate"]
+    ]
+    if not own:
+        return
+    more = options.get("host_ca_certificates")
+    roots = list(own_certificate.trusted_here())
+    for name in more if isinstance(more, list) else []:
+        if isinstance(name, str):
+            roots += own_certificate.read_certificates(read(name))
+    for where, files, domains in own:
+        texts = {}
+        if missing := next(
+            (option for option in (own_certificate.KEY, own_certificate.CHAIN) if option not in files), ""
+        ):
+            report.add(where, f"{missing} is missing. For example: {EXAMPLES['flask_apps[].certificate']}")
+        for option in (own_certificate.KEY, own_certificate.CHAIN):
+            if not isinstance(name := files.get(option), str):
+                continue
+            try:
+                texts[option] = read(name)
+            except CannotEvaluate as error:
+                report.add(f"{where}.{option}", "it can't be read.", str(error), name)
+            except OSError as error:
+                report.add(f"{where}.{option}", "it can't be read on this machine.", f"{error.strerror}.", name)
+        if len(texts) == 2:
+            known = [domain for domain in domains if isinstance(domain, str)] if isinstance(domains, list) else []
+            for unfit in own_certificate.problems(texts["key"], texts["fullchain"], known, roots, now):
+                report.add(f"{where}.{unfit.option}", unfit.text, value=files[unfit.option])
+
+
 BUFFER_SIZE = 64
 """uWSGI's buffer-size in KiB, its largest. A request's header must fit into it, with the variables that NGINX adds."""
 DEFAULT_SOMAXCONN = 4096
@@ -1309,6 +1516,12 @@ def check_relations(report: Report, options: Mapping[str, object]) -> None:
             f"of {BUFFER_SIZE} KiB.",
             value=buffers,
         )
+    binding = ("certificate_acme_eab_kid", "certificate_acme_eab_hmac_key")
+    given = [name for name in binding if options.get(name)]
+    if len(given) == 1:
+        other = next(name for name in binding if name not in given)
+        text = f"it is one half of an External Account Binding. Set {other} as well, or neither."
+        report.add(given[0], text, value=options[given[0]])
 
 
 # --- a host, and all of them
@@ -1339,7 +1552,9 @@ def check_host(roles: Mapping[str, Role], evaluator: Evaluator) -> tuple[Report,
     apps = options.get("flask_apps")
     if isinstance(apps, list):
         check_apps(report, apps)
+    check_own_certificates(report, options, evaluator.read)
     check_environment(report, "flask_app_build_environment", options.get("flask_app_build_environment"))
+    check_headers(report, "nginx_headers", options.get("nginx_headers"))
     check_relations(report, options)
     return report, options
 

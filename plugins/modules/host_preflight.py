@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 DOCUMENTATION = r"""
 ---
 module: host_preflight
-short_description: Refuses a host that these roles can't work on, and tells its release and packages
+short_description: Refuses a host that these roles can't work on, and tells its release, packages and SSH ports
 description:
   - Reads only. All that is wrong is in one message.
   - M(ansible.builtin.setup) takes three times as long for two facts, and each M(ansible.builtin.apt) a second to find
@@ -35,7 +36,8 @@ EXAMPLES = r"""
 RETURN = r"""
 ansible_facts:
   description: distribution and distribution_major_version, as M(ansible.builtin.setup) names them, and
-    installed_packages, the names of Debian packages that are completely installed.
+    installed_packages, the names of Debian packages that are completely installed, and
+    ssh_ports, where sshd or its socket listens.
   type: dict
   returned: always
 """
@@ -43,6 +45,17 @@ ansible_facts:
 # What Ansible's own modules want to find: command (or Python module), and the package that has it.
 COMMANDS = {"systemctl": "systemd"}
 MODULES = {"apt": "python3-apt"}
+
+
+def ssh_ports(module: AnsibleModule) -> list[int]:
+    """Find the ports where sshd listens, or systemd for it; 22 where neither is known."""
+    sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+    _, effective, _ = module.run_command([sshd, "-T"]) if sshd else (0, "", "")
+    _, socket, _ = module.run_command(["systemctl", "show", "ssh.socket", "--property=ActiveState,Listen"])
+    found = re.findall(r"^listenaddress .*:(\d+)$", effective, re.MULTILINE)
+    if "ActiveState=active" in socket:
+        found += re.findall(r"^Listen=.*:(\d+) \(Stream\)$", socket, re.MULTILINE)
+    return sorted({int(port) for port in found}) or [22]
 
 
 def main() -> None:
@@ -75,6 +88,7 @@ def main() -> None:
         "distribution": "Debian",
         "distribution_major_version": version,
         "installed_packages": [line[3:] for line in packages.splitlines() if line.startswith("ii ")],
+        "ssh_ports": ssh_ports(module),
     }
     module.exit_json(changed=False, ansible_facts=facts)
 

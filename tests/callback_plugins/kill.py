@@ -14,9 +14,9 @@ name: kill
 type: aggregate
 short_description: Kills the run by SIGKILL when a phase begins
 description:
-  - Where the environment variable FLASK_ON_METAL_KILL names a phase (Fetch, Build, …), the whole process group of the
-    run is killed FLASK_ON_METAL_KILL_AFTER seconds (0) after its first task was sent to a host. With 0 the task never
-    gets there.
+  - Where the environment variable FLASK_ON_METAL_KILL names a phase (Fetch, Build, …) or a task, the whole process
+    group of the run is killed FLASK_ON_METAL_KILL_AFTER seconds (0) after its first task was sent to a host. With 0
+    the task never gets there.
 requirements:
   - enable in configuration (callbacks_enabled)
 """
@@ -50,8 +50,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             self.timer.start()
 
     def begins(self, task: Any) -> bool:
-        """Tell whether a task is of the phase; a name may begin with the role's."""
-        return bool(task.get_name().rpartition(" : ")[2].startswith(f"{self.phase} | "))
+        """Tell whether a task is of the phase, or is the one; a name may begin with the role's."""
+        name = task.get_name().rpartition(" : ")[2]
+        return bool(name == self.phase or name.startswith(f"{self.phase} | "))
 
 
 def die() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import traffic
-from helpers import ROOT, Ansible, App, Promised, Run, as_it_is, as_root, blocks
+from helpers import ROOT, Ansible, App, Promised, Run, as_root, blocks, changed_apps
 from helpers_http import ask
 from sources import make_source
 from testinfra.host import Host
@@ -149,13 +149,12 @@ class Stage:
         """Say with variables that the app has another source, or other options."""
         if not source and not changes:
             return dict(self.served)
-        entries = {}
-        for name in self.hosts:
-            # As an operator writes it: without what has no default.
-            entry = {key: value for key, value in self.app(name).entry.reveal().items() if value is not None}
+
+        def change(name: str, entry: dict[str, Any]) -> dict[str, Any]:
             environment = {**entry["environment"], **changes.get("environment", {})}
-            entries[name] = [entry | changes | {"environment": environment, "source": str(source or entry["source"])}]
-        return {"test_apps": as_it_is(entries), "flask_apps": "{{ test_apps[inventory_hostname] }}"}
+            return entry | changes | {"environment": environment, "source": str(source or entry["source"])}
+
+        return changed_apps({name: self.promises[name] for name in self.hosts}, change)
 
     # --- runs
 

@@ -31,12 +31,14 @@ NOT_WRITTEN = {
     "nginx_sites",
     "uwsgi_unit_names",
     # Asked for with -e, for one run.
+    "certificate_acme_force",
     "flask_app_only",
     "flask_app_force",
     "flask_app_resolve",
     "flask_app_version",
     "flask_app_to",
     "flask_app_break_lock",
+    "flask_app_maintenance",
 }
 
 # Throw-away hosts are no business of an operator's.
@@ -52,7 +54,8 @@ APP_SPECS = SPECS["flask_apps"]["options"]
 
 def uncommented(text: str) -> str:
     """Take the # away from every option; what else is commented out is prose."""
-    return re.sub(r"^( *)# ([a-z_]+:(?: .*)?)$", r"\1\2", text, flags=re.MULTILINE)
+    # What is in a mapping of several lines has any name, and is set in.
+    return re.sub(r"^( *)# ([a-z0-9_]+:(?: .*)?|  [A-Za-z-]+: .*)$", r"\1\2", text, flags=re.MULTILINE)
 
 
 def options(path: Path) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def good(source: Path) -> dict[str, Any]:
                 "shared": ["uploads", "instance/media"],
                 "sqlite": ["news.db", "data/old.db"],
                 "worker_memory": 64,
+                "headers": {"X-Frame-Options": "DENY", "Permissions-Policy": "", "X-Number": 7},
+                "limits": {"requests": 20, "burst": 0, "connections": "10"},
+                "maintenance": {"addresses": ["192.0.2.1", "2001:db8::/32"], "retry_after": 60},
             },
             {"name": "second", "domains": ["second.example.org"], "source": "newsboard==1.2", "wsgi": "a.b:app"},
             {
@@ -74,6 +77,8 @@ def good(source: Path) -> dict[str, Any]:
             },
         ],
         "nginx_access_log": "yes",
+        "nginx_tls": "modern",
+        "nginx_trusted_proxies": ["192.0.2.0/24", "2001:db8::1"],
         "uwsgi_backlog": 1024,
         "host_packages": ["htop", "libpq-dev:amd64"],
         "host_timezone": "Europe/Copenhagen",
@@ -414,6 +419,42 @@ def test_a_hook_that_is_no_file_is_told(source: Path) -> None:
     assert "it isn't YAML" in problems(variables)[0]
 
 
+# --- certificates of the operator's own
+
+
+def own_pair(folder: Path, *names: str) -> dict[str, str]:
+    """Make a pair in a folder, and return its entry in flask_apps."""
+    paths = {"key": str(folder / "key.pem"), "fullchain": str(folder / "fullchain.pem")}
+    words = [
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x",
+        "-keyout", paths["key"], "-out", paths["fullchain"], "-addext",
+        "subjectAltName=" + ",".join(f"{'IP' if ':' in name or name[0].isdigit() else 'DNS'}:{name}" for name in names),
+    ]  # fmt: skip
+    subprocess.run(words, check=True, capture_output=True)
+    return paths
+
+
+def test_an_own_pair_is_looked_into(source: Path) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["certificate"] = own_pair(source.parent, *variables["flask_apps"][0]["domains"])
+    assert problems(variables) == []
+    variables["flask_apps"][0]["domains"].append("more.example.org")
+    (found,) = problems(variables)
+    assert found.startswith(
+        f'flask_apps[0].certificate.fullchain (newsboard) = "{source.parent}/fullchain.pem": it doesn'
+    )
+    assert "doesn't name more.example.org." in found
+
+
+def test_an_own_pair_needs_both_files_as_absolute_paths(source: Path) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["certificate"] = {"key": "key.pem"}
+    missing, relative = sorted(problems(variables))
+    assert "fullchain is missing" in missing and "it must be an absolute path." in relative
+    variables["flask_apps"][0]["certificate"] = {"key": "/nowhere/key.pem", "fullchain": "/nowhere/chain.pem"}
+    assert all("there is no such file on this machine." in text for text in problems(variables))
+
+
 # --- options beside the apps
 
 HOST: list[tuple[dict[str, Any], str, str]] = [
@@ -442,12 +483,43 @@ HOST: list[tuple[dict[str, Any], str, str]] = [
     ({"flask_app_to": "previous"}, "flask_app_to", "playbooks/releases.yml lists them"),
     ({"flask_app_versions": "1"}, "flask_app_versions", "Did you mean flask_app_version?"),
     ({"certificate_days": 30}, "certificate_days = 30", "at least 31"),
+    (
+        {"certificate_acme_directory": "http://a.example.org/d"},
+        "certificate_acme_directory",
+        "the https URL of a directory",
+    ),
+    ({"certificate_acme_directory": "acme.example.org"}, "certificate_acme_directory", "the https URL of a directory"),
+    ({"certificate_acme_email": "operator"}, 'certificate_acme_email = "operator"', "as in operator@example.org"),
+    ({"certificate_acme_ca_file": "/nowhere/ca.pem"}, "certificate_acme_ca_file", "Looked at /nowhere/ca.pem"),
+    ({"certificate_acme_eab_kid": "a"}, 'certificate_acme_eab_kid = "a"', "Set certificate_acme_eab_hmac_key as well"),
+    ({"certificate_acme_eab_hmac_key": "YQ"}, "certificate_acme_eab_hmac_key", "Set certificate_acme_eab_kid as well"),
+    ({"certificate_acme_eab_kid": "a\nb", "certificate_acme_eab_hmac_key": "YQ"}, "certificate_acme_eab_kid", "blanks"),
     ({"host_timezone": "Europe/Copenhagn"}, "host_timezone", "Did you mean Europe/Copenhagen?"),
     ({"host_packages": "htop"}, "host_packages", "Write [htop]."),
     ({"host_packages": ["h top"]}, "host_packages[0]", "name of a Debian package"),
     ({"host_ntp_servers": ["ntp://a.example.org"]}, "host_ntp_servers[0]", "without a scheme"),
     ({"host_proxy": "proxy.example.org:3128"}, "host_proxy", "URL of an HTTP proxy"),
     ({"host_ca_certificates": ["/nowhere/ca.pem"]}, "host_ca_certificates[0]", "Looked at /nowhere/ca.pem"),
+    (
+        {"host_firewall_rules": ["accept\naccept"]},
+        "host_firewall_rules[0]",
+        "one rule, on one line",
+    ),
+    ({"host_firewall_rules": ["tcp dport 1 accept; drop"]}, "host_firewall_rules[0]", "one rule, on one line"),
+    ({"host_firewall_rules": ["add rule inet x input drop"]}, "host_firewall_rules[0]", "It begins with add."),
+    ({"host_firewall_rules": ["flush ruleset"]}, "host_firewall_rules[0]", "a rule alone"),
+    ({"host_firewall_rules": ["accept } chain x {"]}, "host_firewall_rules[0]", "braces don't match"),
+    ({"host_firewall_rules": ["tcp dport { 1, 2 accept"]}, "host_firewall_rules[0]", "braces don't match"),
+    ({"host_firewall_rules": [" "]}, "host_firewall_rules[0]", "is empty"),
+    ({"host_firewall_rules": "tcp dport 1 accept"}, "host_firewall_rules", "Write [tcp dport 1 accept]."),
+    ({"host_ssh_trusted": ["192.0.2.1/24"]}, "host_ssh_trusted[0]", 'Did you mean "192.0.2.0/24"?'),
+    ({"host_ssh_trusted": ["office"]}, "host_ssh_trusted[0]", "an address or a network"),
+    ({"host_ssh_allow_users": ["me you"]}, "host_ssh_allow_users[0]", "one entry of the list for each"),
+    ({"host_ssh_rate": 5}, "host_ssh_rate = 5", "10 to 100000: with less"),
+    ({"host_access_undo_seconds": 5}, "host_access_undo_seconds = 5", "20 to 3600: a new connection needs time"),
+    ({"host_updates_reboot": 870}, "host_updates_reboot", "YAML reads it as a number"),
+    ({"host_updates_reboot": "24:00"}, "host_updates_reboot", "time of day"),
+    ({"host_journal_max_use": "1 GB"}, "host_journal_max_use", "as in 500M"),
     ({"flask_app_build_environment": {"A": True}}, "flask_app_build_environment.A", "put it in quotes"),
     ({"flask_apps": {}}, "flask_apps", "must be a list"),
     ({"flask_apps": ["x"]}, "flask_apps[0]", "must be a mapping"),
@@ -460,6 +532,17 @@ def test_a_bad_option_is_told(source: Path, change: dict[str, Any], where: str, 
     assert len(found) == 1, problems(good(source) | change)
     assert found[0].startswith(where)
     assert what in found[0]
+
+
+def test_good_options_of_a_host_pass(source: Path) -> None:
+    given = {
+        "host_firewall_rules": ["tcp dport { 9100, 9113 } ip saddr 192.0.2.1 accept", "ip6 saddr 2001:db8::/32 drop"],
+        "host_ssh_trusted": ["192.0.2.0/24", "2001:db8::1"],
+        "host_ssh_allow_users": ["root", "me@192.0.2.*"],
+        "host_updates_reboot": "04:30",
+        "host_journal_max_use": "500M",
+    }
+    assert problems(good(source) | given) == []
 
 
 @pytest.mark.parametrize("name", ["flask_app_version", "flask_app_break_lock", "flask_app_to"])
@@ -831,3 +914,50 @@ def test_an_inventory_without_web_hosts_fails(play: Play, inventory: dict[str, A
     assert outcome.code != 0
     assert outcome.text.count("The group web has no hosts in this inventory") == 1
     assert outcome.connections == ""
+
+
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ({"X Frame": "DENY"}, 'headers["X Frame"]: the name of a header has letters, digits and hyphens alone.'),
+        ({"X-A": "1", "x-a": "2"}, "headers.x-a: it is there twice, also as X-A. Keep one of them."),
+        ({"X-A": "two\nlines"}, "headers.X-A: it must be on one line"),
+        ({"X-A": "$host"}, "headers.X-A: it must be on one line"),
+        ({"X-A": None}, "headers.X-A: it must be a text."),
+        ({"X-A": ["b"]}, "headers.X-A: it must be a text."),
+    ],
+)
+def test_headers_are_what_nginx_can_send(source: Path, headers: dict[str, Any], text: str) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["headers"] = headers
+    (problem,) = problems(variables)
+    assert text.replace("headers", "flask_apps[0].headers (newsboard)", 0) in problem.replace(" (newsboard)", "")
+    variables = good(source) | {"nginx_headers": headers}
+    (problem,) = problems(variables)
+    assert problem.startswith("nginx_")
+    assert text in problem
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        ("192.0.2.7/24", 'as 192.0.2.1 or 2001:db8::/32. Did you mean "192.0.2.0/24"?'),
+        ("proxy.example.org", "it must be an address or a network"),
+        ("", "it must be an address or a network"),
+    ],
+)
+def test_networks_are_what_nginx_can_read(source: Path, network: str, text: str) -> None:
+    variables = good(source) | {"nginx_trusted_proxies": [network]}
+    variables["flask_apps"][0]["maintenance"] = {"addresses": [network]}
+    found = problems(variables)
+    assert len(found) == 2
+    assert all(text in problem for problem in found)
+
+
+def test_limits_are_numbers_that_let_somebody_in(source: Path) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["limits"] = {"requests": 0, "burst": -1, "conections": 5}
+    found = "\n".join(problems(variables))
+    assert "limits.requests (newsboard) = 0: it must be at least 1." in found
+    assert "limits.burst (newsboard) = -1: it must be at least 0." in found
+    assert "Did you mean connections?" in found

@@ -44,7 +44,12 @@ def numbers(**given: Any) -> Tuning:
 def test_an_entry_gets_the_defaults_of_the_specification_and_keeps_its_own(filters: Any) -> None:
     own = {"name": "news", "harakiri": 7, "exclude": []}
     (full,) = filters["with_defaults"]([own])
-    assert full == {**{name: option.get("default") for name, option in options().items()}, **own}
+    wanted = {**{name: option.get("default") for name, option in options().items()}, **own}
+    # Those of a group as well; a hook has no default, and is not there where it isn't given.
+    wanted |= {"limits": {"burst": 100}, "maintenance": {"addresses": [], "retry_after": 300}}
+    assert full == wanted
+    (one,) = filters["with_defaults"]([{"limits": {"requests": 5, "burst": 7}}])
+    assert one["limits"] == {"requests": 5, "burst": 7}
     assert own == {"name": "news", "harakiri": 7, "exclude": []}
 
 
@@ -62,7 +67,24 @@ def test_domains_are_sorted_by_what_nginx_does_with_them(
     filters: Any, domains: list[str], canonical: str, names: list[str], addresses: list[str]
 ) -> None:
     answered = filters["answered_hosts"]({"domains": domains})
-    assert answered == {"canonical": canonical, "names": names, "addresses": addresses}
+    assert {name: answered[name] for name in ("canonical", "names", "addresses")} == {
+        "canonical": canonical, "names": names, "addresses": addresses
+    }  # fmt: skip
+    # As they are written: folders are named after them.
+    assert answered["address_domains"] == [domain for domain in domains if not domain.endswith("example")]
+    assert answered["canonical_domain"] == (names or domains)[0]
+
+
+def test_an_apps_headers_are_put_over_the_common_ones_whatever_their_case(filters: Any) -> None:
+    common = {"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "X-Gone": "1"}
+    app = {"headers": {"x-frame-options": "SAMEORIGIN", "X-Gone": "", "X-Number": 7}}
+    assert filters["sent_headers"](app, common) == [
+        ("Referrer-Policy", "no-referrer"), ("X-Number", "7"), ("x-frame-options", "SAMEORIGIN")
+    ]  # fmt: skip
+
+
+def test_a_text_is_quoted_as_nginx_reads_it(filters: Any) -> None:
+    assert filters["nginx_text"]('say "no\\";') == r'"say \"no\\\";"'
 
 
 def test_addresses_of_all_apps_are_listened_on(filters: Any) -> None:

@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -65,3 +66,30 @@ def test_all_reasons_are_in_one_message(
     assert answer["failed"]
     for reason in ("apt-get install systemd python3-apt", "systemd is not its init", "tasks don't run as root"):
         assert reason in answer["msg"]
+
+
+LISTENS = "port 22\nlistenaddress 0.0.0.0:2222\nlistenaddress [::]:2222\nlistenaddress 192.0.2.1:22\n"
+
+
+@pytest.mark.parametrize(
+    ("effective", "socket", "ports"),
+    [
+        (LISTENS, "ActiveState=inactive\nListen=[::]:922 (Stream)\n", [22, 2222]),
+        # Where systemd listens for it, sshd may not run and then can't be asked.
+        ("", "ActiveState=active\nListen=[::]:922 (Stream)\nListen=0.0.0.0:923 (Stream)\n", [922, 923]),
+        ("", "ActiveState=inactive\nListen=[::]:922 (Stream)\n", [22]),
+    ],
+    ids=["sshd", "ssh.socket", "neither"],
+)
+def test_ports_of_ssh_are_those_where_it_listens(
+    plugin: Callable[[str, str], ModuleType],
+    fake_module: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    effective: str,
+    socket: str,
+    ports: list[int],
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: name)
+    module = fake_module()
+    module.answers = {"sshd": (0, effective, ""), "systemctl": (0, socket, "")}
+    assert plugin("modules", "host_preflight").ssh_ports(module) == ports

@@ -42,7 +42,7 @@ def test_request_that_hangs_is_named_with_its_stack_and_ends_the_worker_after_th
         request(app, "/hang", "token=secret")
     """)
     assert done.returncode == -signal.SIGKILL
-    assert "HARAKIRI: GET /hang has hung for 2 s in process " in done.stderr
+    assert "HARAKIRI: GET /hang (request id -) has hung for 2 s in process " in done.stderr
     assert "in stuck" in done.stderr
     assert done.stderr.index("HARAKIRI") < done.stderr.index("asked to end") < done.stderr.index("answered")
     assert "secret" not in done.stderr

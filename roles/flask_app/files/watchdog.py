@@ -32,8 +32,9 @@ class Watchdog:
         if self.watched != os.getpid():
             self.watch()
         thread = threading.get_ident()
-        # Without the query, which may hold a secret.
-        self.begun[thread] = (time.monotonic(), f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+        # Without the query, which may hold a secret. NGINX's log has the id as well.
+        request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+        self.begun[thread] = (time.monotonic(), f"{request} (request id {environ.get('HTTP_X_REQUEST_ID', '-')})")
         try:
             return self.application(environ, start_response)
         finally:
