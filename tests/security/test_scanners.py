@@ -32,7 +32,7 @@ REMAINING = {
     "cert_chain_of_trust": "throw-away hosts have no certificate of an authority that the world trusts",
     "cert_trust": "the same",
     "cert_revocation": "a self-signed certificate names nobody to ask, and can't be revoked",
-    "cipher_order": "Mozilla's profiles leave the order to the client: all that is offered is strong, and a phone without"
+    "cipher_order": "Mozilla leaves the order to the client: all that is offered is strong, and a phone without"
     " AES in hardware does better with ChaCha20",
     "cipherlist_order": "the same",
     "engine_problem": "of the scanner's own OpenSSL: GOST ciphers can't be tried with it; sslyze tries them all",
