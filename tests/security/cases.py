@@ -1,7 +1,7 @@
 """Malformed, ambiguous and lying requests. What each sends is bytes, with HOST and WORD to be filled in.
 
-WORD marks what the request brings along, so that it can be found wherever it arrives. What would be another request if the
-server were mistaken about where this one ends asks for /smuggled.
+WORD marks what the request brings along, so that it can be found wherever it arrives. What would be another request, if
+the server were mistaken about where this one ends, asks for /smuggled.
 """
 
 from __future__ import annotations
@@ -182,6 +182,11 @@ LIES: dict[str, bytes] = {
     "X-Forwarded-Server": get(b"/WORD", b"X-Forwarded-Server: evil.example"),
     "X-Forwarded-Ssl": get(b"/WORD", b"X-Forwarded-Ssl: evil"),
     "X-Forwarded-Scheme": get(b"/WORD", b"X-Forwarded-Scheme: evil"),
+    "X-Forwarded-Protocol": get(b"/WORD", b"X-Forwarded-Protocol: evil"),
+    "X-Forwarded-By": get(b"/WORD", b"X-Forwarded-By: evil.example"),
+    "X-Forwarded-Path": get(b"/WORD", b"X-Forwarded-Path: /evil"),
+    "X-Forwarded-Uri": get(b"/WORD", b"X-Forwarded-Uri: /evil"),
+    "X-Forwarded-User": get(b"/WORD", b"X-Forwarded-User: evil"),
     "Forwarded": get(b"/WORD", b"Forwarded: for=203.0.113.9;host=evil.example;proto=http"),
     "X-Real-IP": get(b"/WORD", b"X-Real-IP: 203.0.113.9"),
     "Proxy": get(b"/WORD", b"Proxy: http://evil.example"),
@@ -227,4 +232,5 @@ CASES2: dict[str, tuple[list[tuple[bytes, bytes]], bytes | None]] = {
     "pseudo-header that nobody knows": ([*BASE2, (b":evil", b"1")], None),
     "pseudo-header behind the others": ([(b"x-a", b"b"), *BASE2], None),
     "X-Forwarded-For": ([*BASE2, (b"x-forwarded-for", b"203.0.113.9")], None),
+    "fragment in the path": (changed2(path=b"/WORD#part"), None),
 }

@@ -1,7 +1,7 @@
 """What reaches Flask is what a browser could have sent, or the client is told of its mistake.
 
-The app prober writes down all that arrives. Each request bears a word of its own, by which it, and what came in its wake, is
-found there.
+The app prober writes down all that arrives. Each request bears a word of its own, by which it is found there, and what came
+in its wake.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def unlike_a_browser(arrived: dict[str, Any], app: App, client: str) -> list[str
     headers = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
     query = environ.get("QUERY_STRING", "")
     found = {
-        "method": not re.fullmatch("[A-Z]{1,20}", arrived["method"]),
+        "method": not re.fullmatch("[A-Z]+", arrived["method"]),
         "version": arrived["protocol"] not in ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/3.0"),
         "host": environ.get("HTTP_HOST") != app.canonical,
         "server name": environ.get("SERVER_NAME", app.canonical) != app.canonical,
@@ -62,7 +62,8 @@ def unlike_a_browser(arrived: dict[str, Any], app: App, client: str) -> list[str
         # A browser resolves dots itself, however they are encoded.
         "path": not arrived["path"].startswith("/") or bool({".", ".."} & set(arrived["path"].split("/"))),
         "zero byte": "\0" in arrived["path"] or "\0" in query or any("\0" in value for value in headers.values()),
-        "control byte": any(re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value) for value in (*headers.values(), query)),
+        # Scripts on a page may send any other byte in a header.
+        "line end": any(re.search(r"[\r\n]", value) for value in headers.values()),
         "length": environ.get("CONTENT_LENGTH") not in ("", None, str(arrived["length"])),
         "length without one": arrived["length"] > 0 and not environ.get("CONTENT_LENGTH", "").isdigit(),
         "transfer encoding": "HTTP_TRANSFER_ENCODING" in headers,
@@ -191,7 +192,7 @@ WAYS = {"port 80": (80, False), "port 443 without TLS": (443, False), "an unknow
 
 STATE = """
 ps -o pid=,lstart= --ppid "$(cat /run/nginx.pid)" | sort
-grep -cE '\\[(emerg|alert|crit)\\]' /var/log/nginx/error.log | cat
+grep -cE '\\[(emerg|alert|crit)\\]' /var/log/nginx/error.log || true
 """
 
 
@@ -217,8 +218,9 @@ def test_stranger_and_noise_meet_no_page_no_fault_and_no_version(
         assert set(outcome.statuses) <= {400, 408, 414, 421, 431}, f"{what}: {text[:300]}"
         assert not REVEALING.search(text), f"{what}: {text[:300]}"
         if not outcome.statuses:
-            # A server that speaks TLS or HTTP/2 may say in it that it won't: an alert, or settings and a farewell.
-            assert "<" not in text and len(text) < 200, f"{what}: {text[:300]}"
+            # A server that speaks TLS or HTTP/2 may say in it that it won't: an alert, or settings and a farewell. HTTP/0.9
+            # has no status; the page alone says what is wrong.
+            assert ("<" not in text and len(text) < 200) or "<h1>400 Bad Request" in text, f"{what}: {text[:300]}"
 
 
 def test_noise_behind_a_good_handshake_is_the_clients_fault(promised: Promised, prober: App) -> None:

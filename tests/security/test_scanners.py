@@ -47,6 +47,7 @@ NOT_FOLLOWED = {
     "http2_misdirected_request": "it would have a server for unknown names answer with 421. That is for a browser which"
     " comes by a connection of another name that the certificate covers, and ours cover only names that are served;"
     " an unknown name gets no answer at all",
+    "ssl_ecdh_curve": "it warns of an OpenSSL that doesn't know the group; ours is listed only where OpenSSL has it",
 }
 
 SHORT_PARTS = ("--server-preference", "--server-defaults", "--headers", "--vulnerable")
@@ -58,20 +59,17 @@ def profile(promised: Promised) -> str:
     return str(promised.options.get("nginx_tls", "intermediate"))
 
 
+def scan_prober(promised: Promised) -> list[Finding]:
+    """Have testssl.sh scan a host."""
+    return tls_scan(promised.addresses[0], app_of(promised, "prober").canonical, *(() if FULL else SHORT_PARTS))
+
+
 @pytest.fixture(scope="session")
 def with_testssl(promises: dict[str, Promised]) -> Iterator[dict[str, Future[list[Finding]]]]:
     """Have testssl.sh scan while other tests go on: it does little but wait."""
     names = sorted(promises) if FULL else sorted(promises)[-1:]
     pool = ThreadPoolExecutor()
-    yield {
-        name: pool.submit(
-            tls_scan,
-            promises[name].addresses[0],
-            app_of(promises[name], "prober").canonical,
-            *(() if FULL else SHORT_PARTS),
-        )
-        for name in names
-    }
+    yield {name: pool.submit(scan_prober, promises[name]) for name in names}
     pool.shutdown(cancel_futures=True)
 
 
@@ -203,14 +201,18 @@ def test_load_over_http2_fails_nowhere(promised: Promised, findings: Findings) -
     assert (counts["succeeded"], counts["2xx"]) == (requests, requests)
 
 
-def test_testssl_finds_nothing_above_low(with_testssl, findings: Findings) -> None:
+def test_testssl_finds_nothing_above_low(with_testssl, promises: dict[str, Promised], findings: Findings) -> None:
     grave = {}
     for host, scan in with_testssl.items():
-        for one in scan.result():
+        found = scan.result()
+        if any(one.severity == "WARN" and one.identity not in REMAINING for one in found):
+            # A connection that came to nothing, while other tests kept the host busy. Once more, alone.
+            found = scan_prober(promises[host])
+        for one in found:
             if one.severity in MILD:
                 continue
             # Ids of a certificate end in its number where there are several.
-            known = next((reason for name, reason in REMAINING.items() if one.identity.split(" ")[0] == name), "")
+            known = REMAINING.get(one.identity.partition(" ")[0], "")
             findings.add(
                 "testssl.sh: what is above LOW", ["host", "id", "severity", "finding", "why it remains"],
                 [host, one.identity, one.severity, one.text, known or "**it must not**"],
