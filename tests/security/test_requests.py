@@ -1,7 +1,7 @@
 """What reaches Flask is what a browser could have sent, or the client is told of its mistake.
 
-The app prober writes down all that arrives. Each request bears a word of its own, by which it is found there, and what came
-in its wake.
+The app prober writes down all that arrives. Each request bears a word of its own, by which it is found there, and what
+came in its wake.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REVEALING = re.compile(
     r"nginx/\d|Welcome to nginx|debian|ubuntu|openssl|uwsgi|python|werkzeug|flask/\d|Traceback", re.I
 )
 
-# A mistake of the client's. RFC 9112 asks for 501 where a transfer coding isn't known, and RFC 9110 for 505 of a version.
+# A mistake of the client's. The RFCs ask for 501 where a transfer coding isn't known, and for 505 where a version isn't.
 REFUSED = {400, 403, 404, 405, 408, 411, 413, 414, 417, 421, 431, 444, 501, 505}
 
 LIED = re.compile(r"203\.0\.113\.9|evil|gopher|666|127\.0\.0\.1")
@@ -218,8 +218,8 @@ def test_stranger_and_noise_meet_no_page_no_fault_and_no_version(
         assert set(outcome.statuses) <= {400, 408, 414, 421, 431}, f"{what}: {text[:300]}"
         assert not REVEALING.search(text), f"{what}: {text[:300]}"
         if not outcome.statuses:
-            # A server that speaks TLS or HTTP/2 may say in it that it won't: an alert, or settings and a farewell. HTTP/0.9
-            # has no status; the page alone says what is wrong.
+            # A server that speaks TLS or HTTP/2 may say in it that it won't: an alert, or settings and a farewell.
+            # HTTP/0.9 has no status; the page alone says what is wrong.
             assert ("<" not in text and len(text) < 200) or "<h1>400 Bad Request" in text, f"{what}: {text[:300]}"
 
 
