@@ -26,7 +26,7 @@ REVEALING = re.compile(
     r"nginx/\d|Welcome to nginx|debian|ubuntu|openssl|uwsgi|python|werkzeug|flask/\d|Traceback", re.I
 )
 
-# A mistake of the client's. The RFCs ask for 501 where a transfer coding isn't known, and for 505 where a version isn't.
+# A mistake of the client's. The RFCs ask for 501 where a transfer coding is unknown, and for 505 where a version is.
 REFUSED = {400, 403, 404, 405, 408, 411, 413, 414, 417, 421, 431, 444, 501, 505}
 
 LIED = re.compile(r"203\.0\.113\.9|evil|gopher|666|127\.0\.0\.1")
