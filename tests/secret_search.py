@@ -1,0 +1,119 @@
+"""Searches for secrets where nobody should find them: on hosts, on this machine, and in what a run says.
+
+Searched for as they are, in base64, and quoted for a URL, for JSON, for systemd and for a shell. What is looked for
+travels in the standard input of a task that logs nothing, so that the search itself shows it to nobody; what comes back
+is names of places.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+import urllib.parse
+from collections.abc import Iterable
+from pathlib import Path
+
+from helpers import LEAKED_ON_PURPOSE, ROOT, Ansible, Promised, as_it_is, private_folder
+
+# Shorter ones would be found by chance.
+SHORTEST = 8
+
+ON_HOST = Path(__file__).with_name("search_on_host.py")
+
+Texts = dict[str, list[str]]
+"""What is searched for, by the account that may know it."""
+
+
+def forms(secret: str) -> set[str]:
+    """Write a secret in all forms in which it might lie around; of one with several lines, the longest line."""
+    line = max(secret.splitlines() or [""], key=len)
+    if len(line) < SHORTEST:
+        return set()
+    found = {line, urllib.parse.quote(line), urllib.parse.quote(line, safe=""), urllib.parse.quote_plus(line)}
+    # In JSON and YAML, in systemd's words, and in a shell's.
+    found |= {json.dumps(line)[1:-1], re.sub(r'(["\\$`])', r"\\\1", line), shlex.quote(line).strip("'")}
+    raw = line.encode()
+    for offset in range(3):
+        # In the middle of something longer it has three possible forms; what its neighbours change is cut off.
+        text = base64.b64encode(b"\0" * offset + raw).decode().rstrip("=")
+        inner = text[(4 if offset else 0) : len(text) - 2]
+        found |= {inner, inner.replace("+", "-").replace("/", "_")} if len(inner) >= SHORTEST else set()
+    return found
+
+
+def of_apps(promised: Promised) -> Texts:
+    """Find what to search for on a host: the secrets of its apps."""
+    return {
+        app.name: sorted({form for secret in app.secrets.values() for form in forms(secret.reveal())})
+        for app in promised.apps
+    }
+
+
+def search_hosts(ansible: Ansible, texts: dict[str, Texts]) -> dict[str, list[str]]:
+    """Name the places on each host at which something is found."""
+    with private_folder() as folder:
+        play = {
+            "hosts": "web",
+            "gather_facts": False,
+            "become": True,
+            "tasks": [
+                {
+                    "name": "Secrets are searched for",
+                    "ansible.builtin.command": {
+                        "argv": ["/usr/bin/python3", "-c", "{{ program }}"],
+                        "stdin": "{{ {'texts': texts[inventory_hostname], 'innocent': innocent} | to_json }}",
+                    },
+                    "when": "inventory_hostname in texts",
+                    "register": "search",
+                    "no_log": True,
+                },
+                {
+                    "name": "Places are written down",
+                    "ansible.builtin.copy": {
+                        "content": "{{ search.stdout | default('[]') }}",
+                        "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
+                        "mode": "0600",
+                    },
+                    "delegate_to": "localhost",
+                    "become": False,
+                    "no_log": True,
+                },
+            ],
+        }
+        variables = {"texts": texts, "innocent": LEAKED_ON_PURPOSE, "program": ON_HOST.read_text()}
+        ansible.play([play], variables=as_it_is(variables))
+        return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def search_here(texts: Iterable[str], *more: Path) -> list[str]:
+    """Name the files on this machine, of those that Ansible and the tests leave, in which something is found."""
+    home = Path.home()
+    temporary = Path(os.environ.get("ANSIBLE_LOCAL_TEMP", home / ".ansible" / "tmp"))
+    places = [temporary, home / ".ansible", home / ".cache" / "molecule", ROOT / "build", ROOT / ".ansible", *more]
+    places += Path(tempfile.gettempdir()).glob("ansible*")
+    words = [
+        "grep",
+        "--fixed-strings",
+        "--recursive",
+        "--files-with-matches",
+        "--devices=skip",
+        "--no-messages",
+        "--text",
+    ]
+    # What was fetched for Ansible isn't what it left. The sources of scenarios are the inventory's own.
+    words += ["--exclude-dir=collections", "--exclude-dir=galaxy_cache", "--exclude-dir=source", "--file=-"]
+    existing = sorted({str(place) for place in places if place.exists()})
+    if not existing:
+        return []
+    done = subprocess.run([*words, *existing], input="\n".join(texts), capture_output=True, text=True, check=False)
+    return sorted(set(done.stdout.splitlines()))
+
+
+def found_in(output: str, texts: Iterable[str]) -> bool:
+    """Tell whether something is in what a run said."""
+    return any(text in output for text in texts)
