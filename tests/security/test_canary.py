@@ -117,7 +117,7 @@ rm -rf /run/leaked /srv/prober/leaked /etc/nginx/leaked /srv/newsboard/shared/le
 
 
 def on_hosts(ansible: Ansible, script: str, *words: str) -> None:
-    """Have root run a script on all hosts. It is given to standard input: neither sudo nor a log learns what is in it."""
+    """Have root run a script on all hosts, by standard input: neither sudo nor a log learns what is in it."""
     task = {
         "name": "Something leaks, or no longer does",
         "ansible.builtin.command": {"argv": ["bash", "-s"], "stdin": "{{ script }}"},

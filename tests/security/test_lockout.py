@@ -113,7 +113,7 @@ def test_host_undoes_a_change_though_the_control_node_died(
         "FLASK_ON_METAL_KILL": TASK,
         "FLASK_ON_METAL_KILL_AFTER": "12",
     }
-    run = site(ansible, WRONG_RULE | {"host_access_undo_seconds": 40}, environment=dying)
+    run = site(ansible, WRONG_RULE | {"host_access_undo_seconds": 28}, environment=dying)
     assert run.status < 0, run.output
     for name, host in hosts.items():
         # Over the connection that was open before.
