@@ -65,23 +65,21 @@ class AnsweredHosts(TypedDict):
     """What an app's domains mean for NGINX."""
 
     canonical: str  # the first name; of an app without names its first address
-    canonical_domain: str  # the same, as it is written in domains
+    served: list[str]  # where the app itself answers, as written in domains: the first name, and the addresses
     names: list[str]  # all but the first redirect to it
     addresses: list[str]
-    address_domains: list[str]  # the same, as they are written in domains
 
 
 def answered_hosts(app: dict[str, Any]) -> AnsweredHosts:
     """Sort an app's domains by what NGINX does with them, each as it stands in a Host header."""
     names = [domain for domain in app["domains"] if not is_address(domain)]
     addresses = [domain for domain in app["domains"] if is_address(domain)]
-    first = (names or addresses)[0]
+    served = [*names[:1], *addresses]
     return {
-        "canonical": host_form(first),
-        "canonical_domain": first,
+        "canonical": host_form(served[0]),
+        "served": served,
         "names": names,
         "addresses": [host_form(domain) for domain in addresses],
-        "address_domains": addresses,
     }
 
 
