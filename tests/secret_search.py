@@ -1,49 +1,25 @@
-"""Searches for secrets where nobody should find them: on hosts, on this machine, and in what a run says.
+"""Searches for secrets where nobody should find them: on hosts, and on this machine.
 
-Searched for as they are, in base64, and quoted for a URL, for JSON, for systemd and for a shell. What is looked for
-travels in the standard input of a task that logs nothing, so that the search itself shows it to nobody; what comes back
-is names of places.
+What is looked for travels in the standard input of a task that logs nothing, so that the search itself shows it to nobody;
+what comes back is names of places.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import re
-import shlex
 import subprocess
 import tempfile
-import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
 
 from helpers import LEAKED_ON_PURPOSE, ROOT, Ansible, Promised, as_it_is, private_folder
-
-# Shorter ones would be found by chance.
-SHORTEST = 8
+from secret_forms import forms
 
 ON_HOST = Path(__file__).with_name("search_on_host.py")
 
 Texts = dict[str, list[str]]
 """What is searched for, by the account that may know it."""
-
-
-def forms(secret: str) -> set[str]:
-    """Write a secret in all forms in which it might lie around; of one with several lines, the longest line."""
-    line = max(secret.splitlines() or [""], key=len)
-    if len(line) < SHORTEST:
-        return set()
-    found = {line, urllib.parse.quote(line), urllib.parse.quote(line, safe=""), urllib.parse.quote_plus(line)}
-    # In JSON and YAML, in systemd's words, and in a shell's.
-    found |= {json.dumps(line)[1:-1], re.sub(r'(["\\$`])', r"\\\1", line), shlex.quote(line).strip("'")}
-    raw = line.encode()
-    for offset in range(3):
-        # In the middle of something longer it has three possible forms; what its neighbours change is cut off.
-        text = base64.b64encode(b"\0" * offset + raw).decode().rstrip("=")
-        inner = text[(4 if offset else 0) : len(text) - 2]
-        found |= {inner, inner.replace("+", "-").replace("/", "_")} if len(inner) >= SHORTEST else set()
-    return found
 
 
 def of_apps(promised: Promised) -> Texts:
@@ -112,8 +88,3 @@ def search_here(texts: Iterable[str], *more: Path) -> list[str]:
         return []
     done = subprocess.run([*words, *existing], input="\n".join(texts), capture_output=True, text=True, check=False)
     return sorted(set(done.stdout.splitlines()))
-
-
-def found_in(output: str, texts: Iterable[str]) -> bool:
-    """Tell whether something is in what a run said."""
-    return any(text in output for text in texts)

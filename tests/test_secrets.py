@@ -6,7 +6,8 @@ import hashlib
 
 import pytest
 from helpers import Ansible, App, Promised, as_root
-from secret_search import SHORTEST, forms, of_apps, search_here, search_hosts
+from secret_forms import SHORTEST, forms
+from secret_search import of_apps, search_here, search_hosts
 from testinfra.host import Host
 
 
