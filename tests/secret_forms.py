@@ -1,4 +1,4 @@
-"""The writings in which a secret might lie around: as it is, in base64, and quoted for a URL, JSON, systemd and a shell."""
+"""The writings in which a secret might lie around: as it is, in base64, quoted for a URL, JSON, systemd or a shell."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Searches for secrets where nobody should find them: on hosts, and on this machine.
 
-What is looked for travels in the standard input of a task that logs nothing, so that the search itself shows it to nobody;
-what comes back is names of places.
+What is looked for travels in the standard input of a task that logs nothing, so that the search itself shows it to
+nobody; what comes back is names of places.
 """
 
 from __future__ import annotations
