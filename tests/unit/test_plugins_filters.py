@@ -70,7 +70,7 @@ def test_domains_are_sorted_by_what_nginx_does_with_them(
     assert {name: answered[name] for name in ("canonical", "names", "addresses")} == {
         "canonical": canonical, "names": names, "addresses": addresses
     }  # fmt: skip
-    # As they are written, since folders are named after them, and in their order: a file that changes with each run is none.
+    # As they are written, since folders are named after them, and in their order, so that no file changes by itself.
     assert answered["served"] == [*names[:1], *(domain for domain in domains if not domain.endswith("example"))]
 
 
