@@ -108,9 +108,9 @@ def test_files_of_somebody_else_stop_the_run_before_anything_changes(
 def test_site_that_left_the_inventory_is_gone(ansible: Ansible, host: Host, configure: Callable[..., str]) -> None:
     listening = "ss --listening --tcp --numeric --no-header 'sport = :8098'"
     configure(files={"sites/short-lived.conf": "server { listen 127.0.0.1:8098; return 204; }"})
-    assert as_root(host, "ls /etc/nginx/sites").split() == ["newsboard.conf", "short-lived.conf"]
+    assert as_root(host, "cd /etc/nginx/sites; ls *.conf").split() == ["newsboard.conf", "short-lived.conf"]
     assert as_root(host, listening)
     run = ansible.playbook("playbooks/site.yml")
     assert run.status == 0, run.output
-    assert as_root(host, "ls /etc/nginx/sites").split() == ["newsboard.conf"]
+    assert as_root(host, "cd /etc/nginx/sites; ls *.conf").split() == ["newsboard.conf"]
     assert not as_root(host, listening)

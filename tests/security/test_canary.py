@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from helpers import Ansible, Promised, Run, as_it_is, changed_apps, private_folder
-from secret_search import forms, found_in, of_apps, search_here, search_hosts
+from secret_forms import forms, found_in
+from secret_search import of_apps, search_here, search_hosts
 
 
 def new_secret() -> str:
