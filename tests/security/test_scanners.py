@@ -22,6 +22,7 @@ FULL = bool(os.environ.get("FLASK_ON_METAL_FULL"))
 
 # What sslyze says of the certificates of throw-away hosts, which no authority that the world trusts has issued.
 NOT_OF_THE_PROFILE = {
+    # A wrong name would be in this one as well: testssl.sh (cert_trust) and test_tls.py look at names.
     "certificate_path_validation": "it is self-signed, or of the tests' own authority",
 }
 # The modern profile wants more of a certificate than those of throw-away hosts have.
@@ -33,7 +34,6 @@ NOT_OF_THE_PROFILE_WHEN_MODERN = {
 # Findings of testssl.sh above LOW that remain, and why.
 REMAINING = {
     "cert_chain_of_trust": "throw-away hosts have no certificate of an authority that the world trusts",
-    "cert_trust": "the same",
     "cert_revocation": "a self-signed certificate names nobody to ask, and can't be revoked",
     "cipher_order": "Mozilla leaves the order to the client: all that is offered is strong, and a phone without"
     " AES in hardware does better with ChaCha20",
