@@ -43,7 +43,7 @@ class Outcome:
 def filled_in(text: bytes, app: App, word: str) -> bytes:
     """Fill the app's name and a word into a request."""
     name = app.canonical.encode()
-    return text.replace(b"HOST", name).replace(b"host" * 2, name).replace(b"WORD", word.encode())
+    return text.replace(b"HOST", name).replace(b"WORD", word.encode())
 
 
 def unlike_a_browser(arrived: dict[str, Any], app: App, client: str) -> list[str]:
