@@ -95,6 +95,8 @@ class Promised:
     addresses: list[str]
     apps: list[App]
     options: dict[str, Any]
+    binding_key: Secret = field(default_factory=lambda: Secret(""))
+    """The key of certificate_acme_eab_hmac_key."""
 
 
 def is_address(domain: str) -> bool:
@@ -142,7 +144,8 @@ def read_promises(ansible: Ansible) -> dict[str, Promised]:
         values = ", ".join(f"'{name}': {name}" for name in OPTIONS)
         content = (
             "{{ {'apps': flask_apps | with_defaults, 'address': ansible_host | default(inventory_hostname), "
-            "'address6': test_host_address6 | default(''), 'options': {" + values + "}} | to_json }}"
+            "'address6': test_host_address6 | default(''), 'binding_key': certificate_acme_eab_hmac_key, "
+            "'options': {" + values + "}} | to_json }}"
         )
         play = {
             "hosts": "web",
@@ -184,7 +187,9 @@ def _promised(host: str, value: dict[str, Any]) -> Promised:
     apps = [app(entry) for entry in value["apps"]]
     known = [*resolved(value["address"]), value["address6"], *(one for item in apps for one in item.addresses)]
     addresses = [ipaddress.ip_address(address).compressed for address in known if address]
-    return Promised(host, list(dict.fromkeys(addresses)), apps, value["options"])
+    return Promised(
+        host, list(dict.fromkeys(addresses)), apps, value["options"], binding_key=Secret(value["binding_key"])
+    )
 
 
 # --- ways to run things ----------------------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
 """Looks on a host for texts that must not be there. It runs there, as root, by Debian's Python.
 
-Standard input is JSON: `texts` by the account that may know them, and `innocent`, which marks lines of logs that have
-one on purpose. Standard output is a JSON list of places. No text is ever an argument, or in a file.
+Standard input is JSON: `texts` by the account that may know them; `keys`, patterns of files with private keys, which
+are root's; `forms`, the program that writes a text in all its forms; and `innocent`, which marks lines of logs that
+have one on purpose. Standard output is a JSON list of places. No text is ever an argument, or in a file.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import pwd
 import re
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ ROOTS_PLACES = [place for place in PLACES if place not in ("/srv", "/var")] + [
 ]
 # Where an app's secrets have to be: root's file, which systemd reads before it lets go of its rights.
 ENVIRONMENT = re.compile(r"/srv/([^/]+)/releases/[^/]+/environment")
+# Where the authority's binding has to be: what renews certificates reads it.
+CERTIFICATES = "/etc/flask-on-metal/certificates.json"
 
 
 def output(*words: str, account: str = "", given: bytes = b"") -> bytes:
@@ -79,10 +85,31 @@ def accounts(owners: list[str]) -> list[str]:
     entries = {entry.pw_name: entry.pw_uid for entry in pwd.getpwall()}
     people = [name for name, number in entries.items() if 1000 <= number < 60000]
     apps = [path.name for path in Path("/srv").iterdir()]
-    return [name for name in dict.fromkeys(("nobody", "www-data", *people, *apps, *owners)) if name in entries]
+    names = dict.fromkeys(("nobody", "www-data", *people, *apps, *owners))
+    # Root can read everything; where it need not find something is another question.
+    return [name for name in names if name in entries and name != "root"]
 
 
-def on_disk(texts: dict[str, list[str]], innocent: str) -> list[str]:
+def in_keys(patterns: list[str], forms: Callable[[str], set[str]]) -> tuple[dict[str, list[str]], list[str]]:
+    """Read private keys: what to search for, by file, and those that aren't root's alone."""
+    known, found = {}, []
+    for path in sorted({str(path) for pattern in patterns for path in Path("/").glob(pattern.lstrip("/"))}):
+        status = Path(path).stat()
+        if status.st_uid or status.st_mode & 0o177:
+            found.append(f"key: {path} (mode {status.st_mode & 0o777:o}, owner {status.st_uid})")
+        known[path] = sorted(forms(read(Path(path)).decode(errors="replace")))
+    return known, found
+
+
+def unpacked(path: Path) -> bytes:
+    """Read a log that was packed when it was put aside."""
+    try:
+        return gzip.decompress(read(path))
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def on_disk(texts: dict[str, list[str]], keys: list[str], innocent: str) -> list[str]:
     """List files that others can read, and those that root alone can and that should not be."""
 
     def is_meant(path: str, known: list[str]) -> bool:
@@ -98,13 +125,15 @@ def on_disk(texts: dict[str, list[str]], innocent: str) -> list[str]:
         status = Path(path).lstat()
         mode, user = status.st_mode & 0o777, status.st_uid
         right = ENVIRONMENT.fullmatch(path)
-        if right and (user, mode) == (0, 0o600):
-            others = [text for owner, known in texts.items() if owner != right[1] for text in known]
+        whose = "root" if path == CERTIFICATES or path in keys else right[1] if right else ""
+        if whose and user == 0 and not mode & 0o177:
+            others = [text for owner, known in texts.items() if owner != whose for text in known]
             if not holds(read(Path(path)), others):
                 continue
         if not is_meant(path, everything):
             found.append(f"on disk: {path} (mode {mode:o}, owner {user})")
-    return found
+    packed = sorted(Path("/var/log").rglob("*.gz"))
+    return found + [f"on disk: {path}" for path in packed if holds(without(unpacked(path), innocent), everything)]
 
 
 def in_processes(texts: dict[str, list[str]]) -> list[str]:
@@ -145,10 +174,14 @@ def main() -> None:
     given: dict[str, Any] = json.load(sys.stdin)
     innocent = given["innocent"]
     texts = {owner: known for owner, known in given["texts"].items() if known}
+    # It comes along, since nothing of the tests is installed here.
+    program: dict[str, Any] = {}
+    exec(given["forms"], program)
+    keys, found = in_keys(given["keys"], program["forms"])
+    texts["root"] = [*texts.get("root", []), *(text for known in keys.values() for text in known)]
     everything = [text for known in texts.values() for text in known]
-    found = []
     if everything:
-        found = on_disk(texts, innocent) + in_processes(texts) + in_systemd(everything)
+        found += on_disk(texts, list(keys), innocent) + in_processes(texts) + in_systemd(everything)
         journal = without(output("journalctl", "--quiet", "--no-pager", "--output=cat", "--all"), innocent)
         found += ["the journal"] if holds(journal, everything) else []
     json.dump(sorted(set(found)), sys.stdout)

@@ -17,21 +17,46 @@ from helpers import LEAKED_ON_PURPOSE, ROOT, Ansible, Promised, as_it_is, privat
 from secret_forms import forms
 
 ON_HOST = Path(__file__).with_name("search_on_host.py")
+FORMS = Path(__file__).with_name("secret_forms.py")
 
 Texts = dict[str, list[str]]
 """What is searched for, by the account that may know it."""
 
 
-def of_apps(promised: Promised) -> Texts:
-    """Find what to search for on a host: the secrets of its apps."""
-    return {
+def of_inventory(promised: Promised) -> Texts:
+    """Find what to search for on a host: the secrets of its apps, and what the inventory has for root alone."""
+    of_apps = {
         app.name: sorted({form for secret in app.secrets.values() for form in forms(secret.reveal())})
         for app in promised.apps
     }
+    return {**of_apps, "root": sorted(forms(promised.binding_key.reveal()))}
 
 
-def search_hosts(ansible: Ansible, texts: dict[str, Texts]) -> dict[str, list[str]]:
-    """Name the places on each host at which something is found."""
+def key_files(promised: Promised) -> list[str]:
+    """Name the private keys that are made on a host and never leave it: it searches for what is in them by itself."""
+    certbot = "/var/lib/flask-on-metal/certbot/config"
+    return [
+        f"{promised.options['certificate_directory']}/*/pairs/*/key.pem",
+        f"{certbot}/archive/*/privkey*.pem",
+        f"{certbot}/keys/*",
+        f"{certbot}/accounts/**/private_key.json",
+    ]
+
+
+def search_hosts(
+    ansible: Ansible, texts: dict[str, Texts], keys: dict[str, list[str]] | None = None
+) -> dict[str, list[str]]:
+    """Name the places on each host at which something is found.
+
+    Args:
+        ansible: reaches the hosts.
+        texts: what is searched for, by host.
+        keys: patterns of files by host, of which each holds a private key that is searched for, too.
+    """
+    given = {
+        name: {"texts": known, "keys": (keys or {}).get(name, []), "innocent": LEAKED_ON_PURPOSE}
+        for name, known in texts.items()
+    }
     with private_folder() as folder:
         play = {
             "hosts": "web",
@@ -42,9 +67,9 @@ def search_hosts(ansible: Ansible, texts: dict[str, Texts]) -> dict[str, list[st
                     "name": "Secrets are searched for",
                     "ansible.builtin.command": {
                         "argv": ["/usr/bin/python3", "-c", "{{ program }}"],
-                        "stdin": "{{ {'texts': texts[inventory_hostname], 'innocent': innocent} | to_json }}",
+                        "stdin": "{{ given[inventory_hostname] | combine({'forms': forms}) | to_json }}",
                     },
-                    "when": "inventory_hostname in texts",
+                    "when": "inventory_hostname in given",
                     "register": "search",
                     "no_log": True,
                 },
@@ -61,7 +86,7 @@ def search_hosts(ansible: Ansible, texts: dict[str, Texts]) -> dict[str, list[st
                 },
             ],
         }
-        variables = {"texts": texts, "innocent": LEAKED_ON_PURPOSE, "program": ON_HOST.read_text()}
+        variables = {"given": given, "forms": FORMS.read_text(), "program": ON_HOST.read_text()}
         ansible.play([play], variables=as_it_is(variables))
         return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 

@@ -75,7 +75,10 @@ def test_hsts_is_sent_with_a_certificate_that_browsers_trust_and_with_no_other(p
 
 def test_what_begins_with_a_dot_is_not_served(promised, apps):
     for app in apps:
-        for path in ("/.git/config", "/.env", "/a/.htpasswd", *(f"{prefix}.env" for prefix in app.static)):
+        paths = ["/.git/config", "/.env", "/a/.htpasswd", "/%2eenv", "/.%67it/config", "/a/%2E%68tpasswd", "/a//.env"]
+        for prefix in app.static:
+            paths += [f"{prefix}.env", f"{prefix}%2eenv", f"{prefix}.git/config"]
+        for path in paths:
             assert ask(promised.addresses[0], app.canonical, path).status == 404, path
 
 

@@ -1,4 +1,7 @@
-"""No value of `secrets` is where anybody but root and the app can read it. Where is searched: secret_search.py."""
+"""No secret is where anybody but root, and the app that it is for, can read it. Where is searched: secret_search.py.
+
+Secrets are the values of `secrets`, the key of certificate_acme_eab_hmac_key, and the private keys that a host has.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,23 @@ import hashlib
 
 import pytest
 from helpers import Ansible, App, Promised, as_root
-from secret_forms import SHORTEST, forms
-from secret_search import of_apps, search_here, search_hosts
+from secret_search import key_files, of_inventory, search_here, search_hosts
 from testinfra.host import Host
 
 
 @pytest.fixture(scope="session")
 def leaks(ansible: Ansible, promises: dict[str, Promised]) -> dict[str, list[str]]:
-    """Find where secrets of the apps are, by host."""
-    return search_hosts(ansible, {name: of_apps(one) for name, one in promises.items()})
+    """Find where secrets are, by host."""
+    texts = {name: of_inventory(one) for name, one in promises.items()}
+    return search_hosts(ansible, texts, {name: key_files(one) for name, one in promises.items()})
 
 
-def test_no_secret_is_readable_for_others(leaks, promised: Promised, apps: list[App]):
-    if not any(forms(secret.reveal()) for app in apps for secret in app.secrets.values()):
-        pytest.skip(f"the apps of {promised.host} have no secrets of {SHORTEST} characters or more")
+def test_no_secret_is_readable_for_others(leaks, promised: Promised):
     assert leaks[promised.host] == []
 
 
 def test_no_secret_is_left_on_this_machine(promises: dict[str, Promised]):
-    texts = {text for promised in promises.values() for texts in of_apps(promised).values() for text in texts}
+    texts = {text for promised in promises.values() for texts in of_inventory(promised).values() for text in texts}
     assert search_here(texts) == []
 
 

@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from helpers_http import NoAnswerError, connect, context, handshake
@@ -106,13 +107,28 @@ def exchange2(address: str, name: str, headers: list[tuple[bytes, bytes]], body:
         return Exchange(answer, closed, str(sock.getsockname()[0]))
 
 
+def frames(answer: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """List the frames that have come whole: kind, flags and payload."""
+    while len(answer) >= 9 and len(answer) >= 9 + (length := int.from_bytes(answer[:3], "big")):
+        yield answer[3], answer[4], answer[9 : 9 + length]
+        answer = answer[9 + length :]
+
+
 def ended(answer: bytes) -> bool:
     """Tell whether stream 1 has come to its end."""
-    while len(answer) >= 9:
-        length, kind, flags = int.from_bytes(answer[:3], "big"), answer[3], answer[4]
-        if len(answer) < 9 + length:
-            return False
-        if kind in (RST_STREAM, GOAWAY) or (kind in (HEADERS, DATA) and flags & 1):
-            return True
-        answer = answer[9 + length :]
-    return False
+    return any(
+        kind in (RST_STREAM, GOAWAY) or (kind in (HEADERS, DATA) and flags & 1) for kind, flags, _ in frames(answer)
+    )
+
+
+# The statuses that HPACK has by number (RFC 7541, appendix A).
+NUMBERED = {0x88: 200, 0x89: 204, 0x8A: 206, 0x8B: 304, 0x8C: 400, 0x8D: 404, 0x8E: 500}
+
+
+def statuses2(answer: bytes) -> list[int]:
+    """List the statuses of answers over HTTP/2, as NGINX writes them: first of all, by number or in digits."""
+    found = []
+    for block in [payload for kind, _, payload in frames(answer) if kind == HEADERS]:
+        block = block.lstrip(b"\x20")  # the size of a table, set to nothing
+        found.append(NUMBERED[block[0]] if block[0] in NUMBERED else int(block[2:5]))
+    return found

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from helpers import Ansible, Promised, Run, as_it_is, changed_apps, private_folder
 from secret_forms import forms, found_in
-from secret_search import of_apps, search_here, search_hosts
+from secret_search import key_files, of_inventory, search_here, search_hosts
 
 
 def new_secret() -> str:
@@ -45,12 +45,13 @@ def loudly(
         },
     )
     assert (folder / "ansible.log").stat().st_size > 10_000, "the log was not kept"
-    texts = {name: of_apps(promised) for name, promised in promises.items()}
+    texts = {name: of_inventory(promised) for name, promised in promises.items()}
     for known in texts.values():
         known["prober"] += [form for value in changes.get("secrets", {}).values() for form in sorted(forms(value))]
     everything = {text for known in texts.values() for mine in known.values() for text in mine}
     said = ["what the run said"] if found_in(run.output, everything) else []
-    return run, {"here": said + search_here(everything, folder), **search_hosts(ansible, texts)}
+    keys = {name: key_files(promised) for name, promised in promises.items()}
+    return run, {"here": said + search_here(everything, folder), **search_hosts(ansible, texts, keys)}
 
 
 def nowhere(promises: dict[str, Promised]) -> dict[str, list[str]]:
@@ -93,6 +94,13 @@ LEAKS = {
         'mkdir /srv/prober/releases/leaked; leak 0640 root root /srv/prober/releases/leaked/environment "A=$1"'
     ),
     "on disk: /var/log/leaked.log": 'leak 0600 root root /var/log/leaked.log "GET /?a=$3"',
+    "on disk: /var/log/leaked.gz": '(umask 077; echo "$3" | gzip >/var/log/leaked.gz)',
+    # A key that a host has: lying around, packed into one word, and open.
+    "readable for nobody: /opt/leaked.pem": 'install --mode=0644 "$key" /opt/leaked.pem',
+    "on disk: /opt/leaked.txt": 'install --mode=0600 /dev/null /opt/leaked.txt; base64 -w 0 "$key" >/opt/leaked.txt',
+    "key: /etc/ssl/flask-on-metal/leaked/pairs/a/key.pem (mode 640, owner 0)": (
+        'install -D --mode=0640 "$key" /etc/ssl/flask-on-metal/leaked/pairs/a/key.pem'
+    ),
     "the journal": 'echo "a line with $1" | systemd-cat -t leaked',
     "arguments of the process sleep": ('setsid bash -c \'exec -a "sleep $0" sleep 300\' "$1" & echo $! >>/run/leaked'),
     "environment of the process sleep, of user 65534": (
@@ -106,6 +114,7 @@ LEAKS = {
 
 LEAK = """
 leak() { install --mode="$1" --owner="$2" --group="$3" /dev/null "$4"; echo "$5" >"$4"; }
+key=$(ls /etc/ssl/flask-on-metal/prober/pairs/*/key.pem | head -n 1)
 """
 
 CLEAN_UP = """
@@ -113,7 +122,8 @@ systemctl unset-environment LEAKED
 systemctl stop leaked.service || true
 while read -r process; do kill "$process" || true; done </run/leaked
 rm -rf /run/leaked /srv/prober/leaked /etc/nginx/leaked /srv/newsboard/shared/leaked /root/.ansible/tmp/leaked \\
-  /var/cache/leaked /srv/prober/releases/leaked /var/log/leaked.log
+  /var/cache/leaked /srv/prober/releases/leaked /var/log/leaked.log /var/log/leaked.gz \\
+  /opt/leaked.pem /opt/leaked.txt /etc/ssl/flask-on-metal/leaked
 """
 
 
@@ -135,13 +145,14 @@ def leaked(ansible: Ansible, promises: dict[str, Promised]) -> Iterator[dict[str
     secret = new_secret()
     written = (secret, base64.b64encode(secret.encode()).decode(), urllib.parse.quote_plus(secret), json.dumps(secret))
     texts = {name: {"canary": sorted(forms(secret))} for name in promises}
+    keys = {name: key_files(promised) for name, promised in promises.items()}
     try:
         on_hosts(ansible, LEAK + "\n".join(LEAKS.values()), *written)
-        yield search_hosts(ansible, texts)
+        yield search_hosts(ansible, texts, keys)
     finally:
         on_hosts(ansible, CLEAN_UP)
     # In the journal it stays, and nowhere else.
-    assert search_hosts(ansible, texts) == {name: ["the journal"] for name in promises}
+    assert search_hosts(ansible, texts, keys) == {name: ["the journal"] for name in promises}
 
 
 @pytest.mark.parametrize("place", LEAKS)

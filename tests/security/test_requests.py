@@ -19,7 +19,7 @@ from cases import CASES, CASES2
 from findings import Findings
 from helpers import App, Promised, as_root, inventory_name
 from helpers_http import ask
-from raw import Exchange, exchange, exchange2
+from raw import Exchange, exchange, exchange2, statuses2
 from testinfra.host import Host
 
 REVEALING = re.compile(
@@ -43,7 +43,7 @@ class Outcome:
 def filled_in(text: bytes, app: App, word: str) -> bytes:
     """Fill the app's name and a word into a request."""
     name = app.canonical.encode()
-    return text.replace(b"HOST", name).replace(b"WORD", word.encode())
+    return text.replace(b"HOST", name).replace(b"CAPITALS", name.upper()).replace(b"WORD", word.encode())
 
 
 def unlike_a_browser(arrived: dict[str, Any], app: App, client: str) -> list[str]:
@@ -138,6 +138,32 @@ def test_answer_is_one_and_blames_the_client_where_nothing_arrived(case: str, ou
     if not outcome.arrived:
         assert set(statuses) <= {*REFUSED, 301, 308}, outcome.exchange.text[:300]
     assert not REVEALING.search(re.sub(r"(?s)\{.*\}", "", outcome.exchange.text)), outcome.exchange.text[:500]
+
+
+@pytest.mark.parametrize("case", CASES2)
+def test_answer_over_http2_blames_the_client_where_nothing_arrived(case: str, outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes[f"HTTP/2: {case}"]
+    statuses = statuses2(outcome.exchange.answer)
+    assert len(statuses) <= 1
+    if outcome.arrived:
+        assert statuses == [200]
+    else:
+        assert set(statuses) <= {*REFUSED, 301, 308}
+    assert not REVEALING.search(re.sub(r"(?s)\{.*\}", "", outcome.exchange.text)), outcome.exchange.text[:500]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer"), ("X-Content-Type-Options", "")]
+)
+def test_header_that_the_app_sends_is_the_apps_and_there_once(
+    name: str, value: str, promised: Promised, prober: App
+) -> None:
+    path = "/?" + urllib.parse.urlencode({f"answer-{name}": value})
+    answer = ask(promised.addresses[0], prober.canonical, path)
+    assert answer.status == 200
+    found = [text for key, text in answer.fields if key == name.lower()]
+    # An empty one is none: then it is the inventory's.
+    assert found == [value or promised.options["nginx_headers"][name]]
 
 
 def test_requests_in_a_row_arrive_one_by_one(promised: Promised, prober: App) -> None:
