@@ -1,0 +1,293 @@
+"""What the benchmark runs on a host: one JSON request a line on stdin, one JSON answer a line on stdout.
+
+The same file is on the host that is measured and on the one that sends the load. It needs Debian's Python and nothing
+else, and it ends when its stdin does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import platform
+import re
+import resource
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+TICKS = os.sysconf("SC_CLK_TCK")
+"""The unit of time in /proc/<pid>/stat, a second's part."""
+OPEN_FILES = 65536
+VERSIONS = {
+    "nginx": ["/usr/sbin/nginx", "-v"],
+    "uwsgi": ["/usr/bin/uwsgi-core", "--version"],
+    "wrk": ["/usr/bin/wrk", "-v"],
+    "openssl": ["/usr/bin/openssl", "version"],
+}
+
+
+# --- the machine
+
+
+def facts() -> dict[str, Any]:
+    """Tell what this machine is, and the versions of what it runs."""
+    cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    # The same for a throw-away host and the machine it is on, which have one kernel.
+    booted = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
+    versions = {"python": platform.python_version()}
+    for name, command in VERSIONS.items():
+        with contextlib.suppress(OSError):
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+            if found := re.search(r"\d+\.\d+[\w.]*", done.stdout + done.stderr):
+                versions[name] = found[0]
+    return {
+        "system": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
+        "kernel": platform.release(),
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": cpu[1] if cpu else platform.machine(),
+        "memory_mb": int(memory[1]) // 1024 if memory else 0,
+        "booted": int(booted[1]) if booted else 0,
+        "load_average": round(os.getloadavg()[0], 2),
+        "versions": versions,
+    }
+
+
+# --- the stacks
+
+
+def systemctl(verb: str, units: list[str]) -> dict[str, Any]:
+    """Start or stop units."""
+    done = subprocess.run(["systemctl", verb, "--", *units], capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip() or f"systemctl {verb} failed")
+    return {}
+
+
+def unit_release(link: str) -> dict[str, Any]:
+    """Tell which release a link names: it is a part of its unit's name."""
+    return {"release": Path(link).resolve(strict=True).name}
+
+
+def cpu(units: list[str]) -> dict[str, Any]:
+    """Add up what the processes of each unit have used.
+
+    The accounts of control groups would be simpler, and a throw-away host has none. Which unit a process belongs to
+    stands in /proc all the same.
+    """
+    used = dict.fromkeys(units, 0.0)
+    processes = dict.fromkeys(units, 0)
+    for folder in Path("/proc").glob("[0-9]*"):
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError):
+            group = (folder / "cgroup").read_text()
+            unit = next((unit for unit in units if f"/{unit}\n" in group or f"/{unit}/" in group), None)
+            if unit:
+                used[unit] += stat_seconds((folder / "stat").read_text())
+                processes[unit] += 1
+    return {"seconds": used, "processes": processes}
+
+
+def stat_seconds(stat: str) -> float:
+    """Read a process's CPU seconds, those of its children that have ended included, from its /proc/<pid>/stat."""
+    # The name is in brackets and may hold anything; after it, utime is the twelfth field.
+    fields = stat.rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / TICKS
+
+
+def memory(units: list[str]) -> dict[str, Any]:
+    """Add up the proportional set sizes of the units' processes, in MB: what is shared counts once."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            group = (folder / "cgroup").read_text()
+            if any(f"/{unit}\n" in group or f"/{unit}/" in group for unit in units):
+                rollup = (folder / "smaps_rollup").read_text()
+                total += sum(map(int, re.findall(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)))
+    return {"mb": round(total / 1024, 1)}
+
+
+# --- the load
+
+
+def get(url: str, headers: dict[str, str], body: str | None = None, timeout: float = 5) -> dict[str, Any]:
+    """Ask once, and tell what came back."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=unverified())
+    else:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    begun = time.monotonic()
+    try:
+        connection.request("GET" if body is None else "POST", parts.path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        return {"status": 0, "error": str(error) or type(error).__name__}
+    finally:
+        connection.close()
+    return {
+        "status": answer.status,
+        "digest": hashlib.sha256(content).hexdigest(),
+        "length": len(content),
+        "made": answer.headers.get("X-Made", ""),
+        "seconds": time.monotonic() - begun,
+    }
+
+
+def unverified() -> ssl.SSLContext:
+    """Take any certificate: it is the speed that is looked at."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def wrk(
+    url: str, headers: dict[str, str], seconds: int, connections: int, threads: int, script: str, post: bool = False
+) -> dict[str, Any]:
+    """Send as many requests as get answered, over a number of connections."""
+    command = [
+        "wrk",
+        f"-t{min(threads, connections)}",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout=2s",
+        "-s",
+        script,
+    ]
+    for name, value in headers.items():
+        command += ["-H", f"{name}: {value}"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [*command, url, *(["post"] if post else [])], capture_output=True, text=True, check=False, timeout=seconds + 60
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
+    if not found:
+        raise RuntimeError(f"wrk said: {(done.stderr or done.stdout).strip()[-400:]}")
+    result: dict[str, Any] = json.loads(found[1])
+    result["load_cpu_s"] = round(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, 3)
+    return result
+
+
+def beside_slow(
+    url: str, slow_url: str, headers: dict[str, str], slow: int, rate: float, seconds: float, calm: float
+) -> dict[str, Any]:
+    """Send fast requests at a fixed rate, and from some moment on keep a number of slow ones under way.
+
+    Args:
+        url: What is fast.
+        slow_url: What is slow.
+        headers: Of each request.
+        slow: Slow requests under way at any time.
+        rate: Fast requests a second, sent whether or not the ones before are answered.
+        seconds: How long fast ones are sent.
+        calm: Seconds before the first slow one.
+    """
+    return asyncio.run(_beside_slow(url, slow_url, headers, slow, rate, seconds, calm))
+
+
+FAST_TIMEOUT = 5.0
+"""Seconds after which a fast request is given up."""
+
+
+async def _beside_slow(
+    url: str, slow_url: str, headers: dict[str, str], slow: int, rate: float, seconds: float, calm: float
+) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    begun = loop.time() + 0.1
+    points: list[tuple[float, float, bool]] = []
+    slow_statuses: list[int] = []
+
+    async def fast(due: float) -> None:
+        await asyncio.sleep(begun + due - loop.time())
+        try:
+            status = await asyncio.wait_for(plain_status(url, headers), FAST_TIMEOUT)
+        except (OSError, TimeoutError, ValueError):
+            status = 0
+        # From when it was due: a client that is late counts as well, and shows.
+        points.append((round(due, 4), round((loop.time() - begun - due) * 1000, 3), status == 200))
+
+    async def keep_slow() -> None:
+        await asyncio.sleep(begun + calm - loop.time())
+        while loop.time() < begun + seconds:
+            try:
+                slow_statuses.append(await asyncio.wait_for(plain_status(slow_url, headers), 30))
+            except (OSError, TimeoutError, ValueError):
+                slow_statuses.append(0)
+                await asyncio.sleep(0.1)
+
+    slow_tasks = [asyncio.create_task(keep_slow()) for _ in range(slow)]
+    await asyncio.gather(*(fast(number / rate) for number in range(int(seconds * rate))))
+    for task in slow_tasks:
+        task.cancel()
+    await asyncio.gather(*slow_tasks, return_exceptions=True)
+    return {
+        "points": sorted(points),
+        "slow_answered": slow_statuses.count(200),
+        "slow_failed": len(slow_statuses) - slow_statuses.count(200),
+    }
+
+
+async def plain_status(url: str, headers: dict[str, str]) -> int:
+    """Ask over a connection of its own, read the answer to its end, and return its status."""
+    parts = urlsplit(url)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "Connection: close"]
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
+    try:
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        answer = await reader.read()
+        return int(answer[9:12])
+    finally:
+        writer.close()
+
+
+# --- requests and answers
+
+
+ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "facts": facts,
+    "systemctl": systemctl,
+    "unit_release": unit_release,
+    "cpu": cpu,
+    "memory": memory,
+    "get": get,
+    "wrk": wrk,
+    "beside_slow": beside_slow,
+}
+
+
+def answer(line: str) -> dict[str, Any]:
+    """Do what one line asks for; an error is an answer too."""
+    try:
+        asked = json.loads(line)
+        return ACTIONS[asked.pop("do")](**asked)
+    except Exception as error:  # whatever it is, the other end has to know
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def serve(lines: Iterable[str]) -> None:
+    """Answer line by line."""
+    for line in lines:
+        print(json.dumps(answer(line)), flush=True)
+
+
+if __name__ == "__main__":
+    # A thousand connections are more than the usual limit.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    serve(iter(sys.stdin.readline, ""))
