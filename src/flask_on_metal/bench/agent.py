@@ -73,11 +73,6 @@ def systemctl(verb: str, units: list[str]) -> dict[str, Any]:
     return {}
 
 
-def unit_release(link: str) -> dict[str, Any]:
-    """Tell which release a link names: it is a part of its unit's name."""
-    return {"release": Path(link).resolve(strict=True).name}
-
-
 def cpu(units: list[str]) -> dict[str, Any]:
     """Add up what the processes of each unit have used.
 
@@ -182,29 +177,29 @@ def wrk(
     return result
 
 
-def beside_slow(
-    url: str, slow_url: str, headers: dict[str, str], slow: int, rate: float, seconds: float, calm: float
+def steady(
+    url: str, headers: dict[str, str], rate: float, seconds: float, slow_url: str = "", slow: int = 0, calm: float = 0
 ) -> dict[str, Any]:
     """Send fast requests at a fixed rate, and from some moment on keep a number of slow ones under way.
 
     Args:
         url: What is fast.
-        slow_url: What is slow.
         headers: Of each request.
-        slow: Slow requests under way at any time.
         rate: Fast requests a second, sent whether or not the ones before are answered.
         seconds: How long fast ones are sent.
+        slow_url: What is slow.
+        slow: Slow requests under way at any time.
         calm: Seconds before the first slow one.
     """
-    return asyncio.run(_beside_slow(url, slow_url, headers, slow, rate, seconds, calm))
+    return asyncio.run(_steady(url, headers, rate, seconds, slow_url, slow, calm))
 
 
 FAST_TIMEOUT = 5.0
 """Seconds after which a fast request is given up."""
 
 
-async def _beside_slow(
-    url: str, slow_url: str, headers: dict[str, str], slow: int, rate: float, seconds: float, calm: float
+async def _steady(
+    url: str, headers: dict[str, str], rate: float, seconds: float, slow_url: str, slow: int, calm: float
 ) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     begun = loop.time() + 0.1
@@ -261,12 +256,11 @@ async def plain_status(url: str, headers: dict[str, str]) -> int:
 ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "facts": facts,
     "systemctl": systemctl,
-    "unit_release": unit_release,
     "cpu": cpu,
     "memory": memory,
     "get": get,
     "wrk": wrk,
-    "beside_slow": beside_slow,
+    "steady": steady,
 }
 
 

@@ -139,8 +139,8 @@ def progress(total: int) -> Iterator[Tell]:
 
 def outcome(run: Run) -> str:
     """Put a run in a few words."""
-    if run["case"] == "slow":
-        found = results.slow_figure(run["stack"], [run])
+    if run["case"] in plans.STEADY:
+        found = results.steady_figure(run["case"], run["stack"], [run])
         return f"p99 {found.p99_ms.median:,.1f} ms, {found.failed} of {found.fast} failed"
     return f"{results.rate(run):,.0f}/s, p99 {run['latency_ms']['p99']:,.1f} ms, {results.failed(run)} failed"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from flask_on_metal.bench.plan import CASES, GROUPS, Case, Plan, Stack, groups_of
+from flask_on_metal.bench.plan import CASES, GROUPS, OURS, Case, Plan, Stack, groups_of
 from flask_on_metal.bench.wire import Agent
 
 START_SECONDS = 30.0
@@ -15,6 +17,8 @@ FAST_RATE = 100.0
 """Fast requests a second beside the slow ones: little enough that only waiting can make them late."""
 CALM = 1.0
 """Seconds before the first slow request."""
+DEPLOY_SECONDS = 60.0
+"""How long fast requests are sent while a release is made: several times what that takes."""
 BREATH = 0.3
 """Seconds between two runs, in which connections of the last one are closed."""
 MOST_LOAD_THREADS = 8
@@ -60,6 +64,9 @@ class Bench:
                     wanted = [names for names in groups_of(stack, self.plan.settings.cases) if set(names) <= set(group)]
                     for names in wanted:
                         yield from self.up(stack, names, number)
+        for stack in self.plan.stacks:
+            if stack.name == OURS and "deploy" in self.plan.settings.cases:
+                yield from self.deploy(stack)
 
     def up(self, stack: Stack, names: Sequence[str], number: int) -> Iterator[Run]:
         """Start a stack, measure some cases of it, and stop it."""
@@ -115,19 +122,53 @@ class Bench:
         """Measure fast requests while slow ones are in flight."""
         self.tell(f"round {number}, fast requests beside slow ones, {stack.label}", None)
         base = f"http://{self.plan.address}:{stack.port}"
+        slow = 2 * self.cores
         result = self.load.ask(
-            "beside_slow",
+            "steady",
             url=f"{base}/page",
-            slow_url=f"{base}/slow?seconds=1",
             headers={"Host": stack.host},
-            slow=2 * self.cores,
             rate=FAST_RATE,
             seconds=self.plan.settings.slow_seconds,
+            slow_url=f"{base}/slow?seconds=1",
+            slow=slow,
             calm=CALM,
         )
-        run = {"round": number, "case": "slow", "stack": stack.name, "slow": 2 * self.cores, "calm": CALM, **result}
+        run = {"round": number, "case": "slow", "stack": stack.name, "slow": slow, "calm": CALM, **result}
         self.tell("", run)
         return run
+
+    def deploy(self, stack: Stack) -> Iterator[Run]:
+        """Measure fast requests while a new release is made. Afterwards its unit serves, and not that of the plan.
+
+        Raises:
+            MeasureError: There is no new release.
+        """
+        self.tell(f"fast requests while {stack.label} is released anew", None)
+        self.web.ask("systemctl", verb="start", units=stack.units)
+        self.wait_for(stack)
+        page = CASE_BY_NAME["page"]
+        with ThreadPoolExecutor(1) as executor:
+            asked = executor.submit(
+                self.load.ask,
+                "steady",
+                url=self.url(stack, page),
+                headers=self.headers(stack, page),
+                rate=FAST_RATE,
+                seconds=DEPLOY_SECONDS,
+            )
+            time.sleep(CALM)
+            begun = time.monotonic()
+            done = subprocess.run(self.plan.deploy, capture_output=True, text=True, check=False)
+            seconds = time.monotonic() - begun
+            result = asked.result()
+        if done.returncode:
+            raise MeasureError(f"{' '.join(self.plan.deploy)} failed:\n{done.stdout[-2000:]}{done.stderr[-1000:]}")
+        run = {"round": 1, "case": "deploy", "stack": stack.name, "calm": CALM, "deploy_s": round(seconds, 1), **result}
+        self.tell("", run)
+        if CALM + seconds < DEPLOY_SECONDS:
+            yield run
+        else:
+            self.missing.append("deploy")  # the switch may have been after the last request
 
     def wait_for(self, stack: Stack) -> None:
         """Wait until a stack answers."""
@@ -157,7 +198,8 @@ class Bench:
                 f"{found.get('length', 0)} bytes, which is not what the others do"
             )
         if case.name == "cached" and self.ask(stack, case)["made"] != found["made"]:
-            self.missing = [*{*self.missing, case.name}]
+            if case.name not in self.missing:
+                self.missing.append(case.name)
             return False
         return True
 

@@ -40,7 +40,9 @@ GROUPS = (("page", "https", "https_new", "cached", "static"), ("json",), ("datab
 
 slow isn't measured with connections, but with fast requests at a fixed rate beside slow ones."""
 
-CASE_NAMES = (*(case.name for case in CASES), "slow")
+STEADY = ("slow", "deploy")
+"""Cases with fast requests at a fixed rate: beside slow ones, and once at the end while our stack is released anew."""
+CASE_NAMES = (*(case.name for case in CASES), *STEADY)
 OURS = "ours"
 
 
@@ -90,6 +92,8 @@ class Plan:
     load_name: str
     load_script: str
     """Path of wrk.lua on the host that sends the load."""
+    deploy: tuple[str, ...]
+    """Command that makes a new release of our own app."""
     versions: Mapping[str, str]
     """Of the Python packages that are compared."""
 
@@ -143,6 +147,7 @@ def read(path: Path) -> Plan:
         load=tuple(shlex.split(raw["load"])),
         load_name=raw["load_name"],
         load_script=raw["load_script"],
+        deploy=tuple(shlex.split(raw["deploy"])),
         versions=locked_versions(raw["lock"]),
     )
 
@@ -164,4 +169,5 @@ def run_count(plan: Plan) -> int:
     """Count the runs that the plan comes to."""
     levels = len(plan.settings.connections)
     names = [name for stack in plan.stacks for group in groups_of(stack, plan.settings.cases) for name in group]
-    return plan.settings.rounds * sum(1 if name == "slow" else levels for name in names)
+    deploys = int("deploy" in plan.settings.cases and any(stack.name == OURS for stack in plan.stacks))
+    return plan.settings.rounds * sum(1 if name == "slow" else levels for name in names) + deploys

@@ -57,13 +57,14 @@ def draw(result: Result, folder: Path) -> dict[str, Path]:
         folder: Where they go.
 
     Returns:
-        The files by name: rate, own, latency, slow, cpu.
+        The files by name: rate, own, latency, slow, deploy, cpu.
     """
     pictures: dict[str, Callable[[Result], Figure | None]] = {
         "rate": draw_rate,
         "own": draw_own,
         "latency": draw_latency,
         "slow": draw_slow,
+        "deploy": draw_deploy,
         "cpu": draw_cpu,
     }
     files = {}
@@ -230,26 +231,48 @@ def draw_slow(result: Result) -> Figure | None:
     )
     for axes, name in zip(grid.flat, shown, strict=True):
         run = runs[name]
-        well = [(due, spent) for due, spent, fine in run["points"] if fine]
-        bad = [(due, spent) for due, spent, fine in run["points"] if not fine]
-        if well:
-            axes.scatter(*zip(*well, strict=True), s=5, color=colour(name, list(names)), linewidths=0)
-        if bad:
-            axes.scatter(*zip(*bad, strict=True), s=14, marker="x", color=FAILED, linewidths=1)
-        axes.axvspan(run["calm"], max(due for due, *_ in run["points"]), color="#f3efe2", zorder=0)
-        axes.set_yscale("log")
-        axes.set_ylim(0.5, 8000)
-        axes.set_yticks([1, 10, 100, 1000])
-        axes.yaxis.set_major_formatter(FuncFormatter(thousands))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(names[name], fontsize=9, pad=2)
-    run = runs[shown[0]]
-    grid.flat[-1].set_xlabel(
-        f"seconds; in the shaded part {run['slow']} slow requests (1 s each) are in flight all the time"
-    )
+        timeline(axes, run, colour(name, list(names)), (run["calm"], max(due for due, *_ in run["points"])))
+        axes.set_title(names[name], fontsize=9, fontweight="normal", pad=2)
+    slow = runs[shown[0]]["slow"]
+    grid.flat[-1].set_xlabel(f"seconds; in the shaded part {slow} slow requests (1 s each) are in flight all the time")
     figure.supylabel("latency of a fast request, ms", fontsize=9.5)
     figure.tight_layout(h_pad=0.2)
     return figure
+
+
+def draw_deploy(result: Result) -> Figure | None:
+    """Draw fast requests along the time, while our stack is released anew."""
+    run = next((run for run in result["runs"] if run["case"] == "deploy"), None)
+    if run is None:
+        return None
+    figure, axes = pyplot.subplots(figsize=(8.5, 2))
+    timeline(axes, run, COLOURS[OURS], (run["calm"], run["calm"] + run["deploy_s"]))
+    axes.set_xlabel("seconds; in the shaded part deploy.yml is at work")
+    axes.set_ylabel("latency, ms")
+    return figure
+
+
+def timeline(axes: Axes, run: Mapping[str, Any], shade: str, marked: tuple[float, float]) -> None:
+    """Draw each request at a fixed rate as a dot: when it was due, and how long it took.
+
+    Args:
+        axes: Where.
+        run: With its points.
+        shade: Colour of what was answered well; what failed is red.
+        marked: Seconds between which the ground is shaded.
+    """
+    well = [(due, spent) for due, spent, fine in run["points"] if fine]
+    bad = [(due, spent) for due, spent, fine in run["points"] if not fine]
+    if well:
+        axes.scatter([due for due, _ in well], [spent for _, spent in well], s=5, color=shade, linewidths=0)
+    if bad:
+        axes.scatter([due for due, _ in bad], [spent for _, spent in bad], s=14, marker="x", color=FAILED, linewidths=1)
+    axes.axvspan(*marked, color="#f3efe2", zorder=0)
+    axes.set_yscale("log")
+    axes.set_ylim(0.5, 8000)
+    axes.set_yticks([1, 10, 100, 1000])
+    axes.yaxis.set_major_formatter(FuncFormatter(thousands))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_cpu(result: Result) -> Figure | None:

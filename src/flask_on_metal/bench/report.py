@@ -74,8 +74,8 @@ def keys(result: Result) -> list[tuple[str, str]]:
     ):
         if ratios := result["ratios"].get(name):
             found.append((f"{min(ratios.values()):.2f} ×", f"{other}, at least"))
-    for one in result["slow"]:
-        if one["stack"] == OURS:
+    for one in result["steady"]:
+        if (one["case"], one["stack"]) == ("slow", OURS):
             words = f"for 99 % of fast requests while {one['slow']} slow ones are in flight"
             found.append((f"{one['p99_ms']['median']:,.0f} ms", words))
     if mine:

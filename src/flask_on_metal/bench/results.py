@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flask_on_metal.bench.plan import OURS
+from flask_on_metal.bench.plan import OURS, STEADY
 
 Run = Mapping[str, Any]
 
@@ -60,9 +60,10 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class SlowFigure:
-    """Fast requests of one stack while slow ones were in flight, over all rounds."""
+class SteadyFigure:
+    """Fast requests of one stack at a fixed rate, beside slow ones or a new release, over all rounds."""
 
+    case: str
     stack: str
     slow: int
     """Slow requests in flight at any time."""
@@ -110,7 +111,7 @@ def figures(runs: Iterable[Run]) -> list[Figure]:
     """Put the rounds together, in the order in which the first came."""
     grouped: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
-        if run["case"] != "slow":
+        if run["case"] not in STEADY:
             grouped.setdefault((run["case"], run["stack"], run["connections"]), []).append(run)
     return [figure(*key, rounds) for key, rounds in grouped.items()]
 
@@ -136,22 +137,23 @@ def figure(case: str, stack: str, connections: int, rounds: Sequence[Run]) -> Fi
     )
 
 
-def slow_figures(runs: Iterable[Run]) -> list[SlowFigure]:
-    """Put the rounds of fast requests beside slow ones together."""
-    grouped: dict[str, list[Run]] = {}
+def steady_figures(runs: Iterable[Run]) -> list[SteadyFigure]:
+    """Put the rounds of fast requests at a fixed rate together."""
+    grouped: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        if run["case"] == "slow":
-            grouped.setdefault(run["stack"], []).append(run)
-    return [slow_figure(stack, rounds) for stack, rounds in grouped.items()]
+        if run["case"] in STEADY:
+            grouped.setdefault((run["case"], run["stack"]), []).append(run)
+    return [steady_figure(*key, rounds) for key, rounds in grouped.items()]
 
 
-def slow_figure(stack: str, rounds: Sequence[Run]) -> SlowFigure:
+def steady_figure(case: str, stack: str, rounds: Sequence[Run]) -> SteadyFigure:
     """Put the rounds of one stack together. A request that was given up counts with the time until then."""
     beside = [[point for point in run["points"] if point[0] >= run["calm"]] for run in rounds]
     times = [[milliseconds for _, milliseconds, _ in points] for points in beside]
-    return SlowFigure(
+    return SteadyFigure(
+        case=case,
         stack=stack,
-        slow=rounds[0]["slow"],
+        slow=rounds[0].get("slow", 0),
         p50_ms=spread(percentile(one, 0.5) for one in times),
         p99_ms=spread(percentile(one, 0.99) for one in times),
         longest_ms=max(max(one) for one in times),
@@ -179,7 +181,7 @@ def ratios(
     """
     found: dict[tuple[str, str, int, int], float] = {}
     for run in runs:
-        if run["case"] != "slow" and (measured := value(run)) is not None:
+        if run["case"] not in STEADY and (measured := value(run)) is not None:
             found[run["stack"], run["case"], run["connections"], run["round"]] = measured
     levels = sorted({level for _, _, level, _ in found})
     rounds = sorted({number for *_, number in found})
@@ -221,5 +223,5 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         },
         "cpu_ratios": medians(costs),
         "figures": [asdict(one) for one in figures(runs)],
-        "slow": [asdict(one) for one in slow_figures(runs)],
+        "steady": [asdict(one) for one in steady_figures(runs)],
     }
