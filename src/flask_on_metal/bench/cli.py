@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write(run(plans.read(given.plan)), given.output)
         if given.command != "table":
             make_report(given.output)
-        show(load(given.output), Console(highlight=False))
+        show(load(given.output), Console(highlight=False, width=None if sys.stdout.isatty() else 140))
     except (AgentError, MeasureError, PlanError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
@@ -150,9 +150,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     labels = {one["name"]: one["label"] for one in result["stacks"]}
     levels = result["settings"]["connections"]
     table = Table(box=None, padding=(0, 2, 0, 0), title="1 KB page, requests/s (p99 in ms)", title_justify="left")
-    table.add_column()
+    table.add_column(no_wrap=True)
     for level in levels:
-        table.add_column(f"{level} connections", justify="right")
+        table.add_column(f"{level} connections", justify="right", no_wrap=True)
     found = {(one["stack"], one["connections"]): one for one in result["figures"] if one["case"] == "page"}
     for name, label in labels.items():
         cells = []

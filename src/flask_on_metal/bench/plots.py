@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,16 +147,17 @@ def draw_rate(result: Result) -> Figure | None:
         connection_axis(axes, levels)
     for axes in list(grid.flat)[len(cases) :]:
         axes.set_visible(False)
-    if failures:
-        grid.flat[0].plot([], [], "x", color=FAILED, markersize=9, markeredgewidth=2, label="requests failed")
-    legend_below(figure, grid.flat[0])
+    legend_below(figure, grid.flat[0], failures)
     return figure
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """Put one legend for all panels below them."""
+def legend_below(figure: Figure, axes: Axes, failures: bool = False) -> None:
+    """Put one legend for all panels below them, with the cross of failures where there is one."""
     figure.tight_layout()
     handles, words = axes.get_legend_handles_labels()
+    if failures:
+        handles += axes.plot([], [], "x", color=FAILED, markersize=9, markeredgewidth=2)
+        words.append("requests failed")
     figure.legend(handles, words, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
 
 
@@ -180,6 +182,9 @@ def draw_own(result: Result) -> Figure | None:
     axes.set_title("Flask on Metal: the same page in other ways")
     axes.set_ylabel("requests/s")
     axes.set_yscale("log")
+    # From a power of ten, so that the scale can be read.
+    lowest = min(one["rate"]["low"] for ones in found.values() for one in ones)
+    axes.set_ylim(bottom=10 ** math.floor(math.log10(max(lowest, 1))))
     axes.yaxis.set_major_formatter(FuncFormatter(thousands))
     axes.yaxis.set_minor_formatter(NullFormatter())
     connection_axis(axes, levels)
@@ -284,12 +289,15 @@ def draw_cpu(result: Result) -> Figure | None:
     ]
     if not cases:
         return None
-    figure, grid = pyplot.subplots(
-        1, len(cases), figsize=(3.2 * len(cases) + 2.2, 0.5 * len(names) + 1.3), sharey=True, squeeze=False
-    )
+    columns = min(len(cases), 2)
+    rows = -(-len(cases) // columns)
+    size = (4.2 * columns + 2.2, (0.45 * len(names) + 1.2) * rows)
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     height = 0.8 / len(levels)
     order = list(names)[::-1]
-    for axes, case in zip(grid.flat, cases, strict=True):
+    for axes in list(grid.flat)[len(cases) :]:
+        axes.set_visible(False)
+    for axes, case in zip(grid.flat, cases, strict=False):
         for name in order:
             for one in figures_of(result, case, name):
                 if one["cpu_s_per_10k"]:

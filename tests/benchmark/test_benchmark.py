@@ -1,0 +1,71 @@
+"""A benchmark measures every stack, and leaves the host as it found it, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import Ansible, Promised, as_root
+from testinfra.host import Host
+
+pytestmark = pytest.mark.disturbs
+
+STACKS = ["flask_threaded", "flask_single", "gunicorn_sync", "gunicorn_threads", "granian", "uwsgi_stock", "ours"]
+CASES = ["page", "https", "static", "post", "slow", "deploy"]
+
+STATE = r"""
+cat /etc/nginx/sites/*.conf
+ls /opt /run/systemd/system /run
+ss -Hltn | awk '{print $4}' | sort
+systemctl list-units --type=service --state=running --plain --no-legend 'fom-bench*' nginx.service
+ps -eo user,args | grep -E 'gunicorn|granian|flask' | grep -v grep || true
+"""
+
+
+def served_by(host: Host) -> str:
+    return as_root(host, 'systemctl is-active "bench@$(basename "$(readlink -f /srv/bench/current)").service"').strip()
+
+
+def test_every_stack_is_measured_and_nothing_is_left(
+    ansible: Ansible, host: Host, promised: Promised, tmp_path: Path
+) -> None:
+    before = as_root(host, STATE)
+    run = ansible.playbook(
+        "playbooks/benchmark.yml",
+        variables={
+            "benchmark_rounds": 1, "benchmark_seconds": 1, "benchmark_slow_seconds": 3, "benchmark_connections": [4],
+            "benchmark_cases": CASES, "benchmark_output": str(tmp_path),
+        },
+        timeout=900,
+    )  # fmt: skip
+    assert run.status == 0, run.output
+    result = json.loads((tmp_path / "results.json").read_text())
+    measured = {(one["case"], one["stack"]) for one in result["runs"]}
+    expected = {(case, stack) for case in ("page", "post", "slow") for stack in STACKS}
+    assert measured == expected | {(case, "ours") for case in ("https", "static", "deploy")}
+    assert [one for one in result["figures"] if one["failed"]] == []
+    assert all(one["cpu_s_per_10k"]["median"] > 0 for one in result["figures"]), "a stack's processes were not found"
+    assert set(result["ratios"]) == {
+        "uncached_vs_granian", "uncached_vs_gunicorn", "uncached_vs_flask", "post_vs_granian", "https_vs_http",
+    }  # fmt: skip
+    assert result["load_on"] == "loading"
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "rate.png", "own.png", "latency.png", "slow.png", "deploy.png", "cpu.png",
+    }  # fmt: skip
+    assert "<h2>A new release under load" in (tmp_path / "report.html").read_text()
+    assert as_root(host, STATE) == before
+    assert served_by(host) == "active"
+
+
+def test_a_benchmark_that_fails_leaves_nothing_either(ansible: Ansible, host: Host, tmp_path: Path) -> None:
+    before = as_root(host, STATE)
+    run = ansible.playbook(
+        "playbooks/benchmark.yml",
+        variables={"benchmark_stacks": ["nobody"], "benchmark_output": str(tmp_path)},
+        timeout=300,
+    )
+    assert run.status != 0
+    assert "there is no stack nobody; there are: flask_threaded" in run.output
+    assert as_root(host, STATE) == before
+    assert served_by(host) == "active"
