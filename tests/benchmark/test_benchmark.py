@@ -11,7 +11,16 @@ from testinfra.host import Host
 
 pytestmark = pytest.mark.disturbs
 
-STACKS = ["flask_threaded", "flask_single", "gunicorn_sync", "gunicorn_threads", "granian", "uwsgi_stock", "ours"]
+STACKS = [
+    "flask_threaded",
+    "flask_single",
+    "gunicorn_sync",
+    "gunicorn_threads",
+    "granian",
+    "granian_keepalive",
+    "uwsgi_stock",
+    "ours",
+]
 CASES = ["page", "https", "static", "post", "slow", "deploy"]
 
 STATE = r"""

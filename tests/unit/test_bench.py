@@ -206,18 +206,30 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.posts.append(json.loads(text))  # type: ignore[attr-defined]
+        assert isinstance(self.server, Server)
+        self.server.posts.append(json.loads(text))
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """Keeps the posts, and says nothing of clients that go away, as a load generator's do at its end."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.posts: list[dict[str, Any]] = []
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as one:
-        one.daemon_threads = True
-        one.posts = []  # type: ignore[attr-defined]
+def server() -> Iterator[Server]:
+    with Server() as one:
         thread = threading.Thread(target=one.serve_forever)
         thread.start()
         yield one
@@ -226,7 +238,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 @pytest.fixture
-def url(server: ThreadingHTTPServer) -> str:
+def url(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_port}"
 
 
@@ -266,7 +278,7 @@ def test_asking_once_tells_what_came_back(url: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed: bin/setup --tests")
-def test_wrk_reports_its_figures_and_failures_and_its_posts_differ(server: ThreadingHTTPServer, url: str) -> None:
+def test_wrk_reports_its_figures_and_failures_and_its_posts_differ(server: Server, url: str) -> None:
     script = str(BENCH / "wrk.lua")
     found = agent.wrk(f"{url}/page", {"Host": "x"}, 1, 2, 1, script)
     assert found["requests"] > 10
@@ -276,7 +288,7 @@ def test_wrk_reports_its_figures_and_failures_and_its_posts_differ(server: Threa
     missing = agent.wrk(f"{url}/missing", {}, 1, 2, 1, script)
     assert missing["failures"]["status"] == missing["requests"] > 10
     agent.wrk(f"{url}/post", {}, 1, 4, 2, script, post=True)
-    ids = [document["id"] for document in server.posts]  # type: ignore[attr-defined]
+    ids = [document["id"] for document in server.posts]
     assert len(ids) == len(set(ids)) > 10
 
 
@@ -373,7 +385,7 @@ def result_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "started": "2026-01-01T00:00:00+00:00", "machines": {"web": machine, "load": machine}, "same_machine": True,
         "settings": {"rounds": 2, "seconds": 2, "connections": [64, 256], "slow_seconds": 5.0},
-        "load_on": "localhost", "versions": {"flask": "3.1.3", "wrk": ""}, "missing": ["cached"],
+        "load_on": "localhost", "versions": {"flask": "3.1.3", "wrk": ""}, "missing": ["cached"], "problem": "",
         "stacks": [{"name": name, "label": f"{name} & more", "about": "x"} for name in names],
         "runs": runs, **results.summary(runs),
     }  # fmt: skip
@@ -419,3 +431,17 @@ def test_help_is_the_head_of_the_script_and_names_all_cases_and_stacks() -> None
     stacks = (ROOT / "roles/benchmark/vars/main.yml").read_text()
     for name in [line.partition("name: ")[2] for line in stacks.splitlines() if line.startswith("  - name: ")]:
         assert name in shown
+
+
+def test_a_benchmark_that_ends_early_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def runs(_: measure.Bench) -> Iterator[dict[str, Any]]:
+        yield run("ours", 1000)
+        raise measure.MeasureError("granian went away")
+
+    monkeypatch.setattr(measure.Bench, "run", runs)
+    assert cli.main(["measure", str(written_plan(tmp_path)), str(tmp_path / "out")]) == 1
+    assert "it ended early" in capsys.readouterr().err
+    assert "granian went away" in (tmp_path / "out" / "report.html").read_text()
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["runs"]) == 1

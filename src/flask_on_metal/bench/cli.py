@@ -42,10 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.command == "measure":
-            write(run(plans.read(given.plan)), given.output)
+            result = run(plans.read(given.plan))
+            write(result, given.output)
         if given.command != "table":
             make_report(given.output)
-        show(load(given.output), Console(highlight=False, width=None if sys.stdout.isatty() else 140))
+        result = load(given.output)
+        show(result, Console(highlight=False, width=None if sys.stdout.isatty() else 140))
+        if result["problem"]:
+            raise MeasureError(
+                f"it ended early, and {given.output} has what was measured until then: {result['problem']}"
+            )
     except (AgentError, MeasureError, PlanError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
@@ -53,15 +59,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(plan: Plan) -> dict[str, Any]:
-    """Do all runs of a plan, and return what results.json holds."""
+    """Do all runs of a plan, and return what results.json holds; of a benchmark that ends early, what there is.
+
+    Raises:
+        AgentError: Nothing was measured.
+        MeasureError: Nothing was measured.
+    """
     web, load = Agent(plan.address, plan.web), Agent(plan.load_name, plan.load)
     runs: list[Run] = []
+    problem = ""
     started = datetime.now(UTC)
     try:
         machines = {"web": web.ask("facts"), "load": load.ask("facts")}
         with progress(plans.run_count(plan)) as tell:
             bench = Bench(plan, web, load, tell)
-            runs.extend(bench.run())
+            for one in bench.run():
+                runs.append(one)
+    except (AgentError, MeasureError) as error:
+        if not runs:
+            raise
+        problem = str(error)
     finally:
         web.close()
         load.close()
@@ -79,6 +96,7 @@ def run(plan: Plan) -> dict[str, Any]:
         },
         "stacks": [{"name": one.name, "label": one.label, "about": one.about} for one in plan.stacks],
         "missing": bench.missing,
+        "problem": problem,
         **results.summary(runs),
         "runs": runs,
     }

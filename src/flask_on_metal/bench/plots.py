@@ -23,6 +23,7 @@ Result = Mapping[str, Any]
 COLOURS = {
     OURS: "#0b6e4f",
     "granian": "#d1495b",
+    "granian_keepalive": "#e58b97",
     "gunicorn_sync": "#e08e2b",
     "gunicorn_threads": "#b9770e",
     "uwsgi_stock": "#5b7db1",
