@@ -210,7 +210,7 @@ async def _steady(
         await asyncio.sleep(begun + due - loop.time())
         try:
             status = await asyncio.wait_for(plain_status(url, headers), FAST_TIMEOUT)
-        except (OSError, TimeoutError, ValueError):
+        except (OSError, TimeoutError, ValueError, EOFError):
             status = 0
         # From when it was due: a client that is late counts as well, and shows.
         points.append((round(due, 4), round((loop.time() - begun - due) * 1000, 3), status == 200))
@@ -220,7 +220,7 @@ async def _steady(
         while loop.time() < begun + seconds:
             try:
                 slow_statuses.append(await asyncio.wait_for(plain_status(slow_url, headers), 30))
-            except (OSError, TimeoutError, ValueError):
+            except (OSError, TimeoutError, ValueError, EOFError):
                 slow_statuses.append(0)
                 await asyncio.sleep(0.1)
 
@@ -237,15 +237,20 @@ async def _steady(
 
 
 async def plain_status(url: str, headers: dict[str, str]) -> int:
-    """Ask over a connection of its own, read the answer to its end, and return its status."""
+    """Ask over a connection of its own, read the answer to its end, close, and return its status.
+
+    Its end is where its length says: a server may well wait for the client to close first.
+    """
     parts = urlsplit(url)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "Connection: close"]
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
     try:
         writer.write("\r\n".join([*lines, "", ""]).encode())
-        answer = await reader.read()
-        return int(answer[9:12])
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"^content-length: *(\d+)", head, re.MULTILINE | re.IGNORECASE)
+        await (reader.readexactly(int(length[1])) if length else reader.read())
+        return int(head[9:12])
     finally:
         writer.close()
 
