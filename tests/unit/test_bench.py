@@ -23,14 +23,16 @@ NO_FAILURES = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
 
 def run(
     stack: str, rate: float, *, case: str = "page", connections: int = 64, number: int = 1, cpu: float = 1.0,
-    failures: dict[str, int] | None = None, p99: float = 5.0,
+    failures: dict[str, int] | None = None, p99: float = 5.0, others: float = 0.01,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a run of two seconds."""
     return {
         "round": number, "case": case, "stack": stack, "connections": connections,
-        "seconds": 2.0, "requests": int(rate * 2), "bytes": 1, "failures": NO_FAILURES | (failures or {}),
+        "seconds": 3.0, "requests": int(rate * 2), "steady": {"seconds": 2.0, "requests": int(rate * 2)}, "bytes": 1,
+        "failures": NO_FAILURES | (failures or {}),
         "latency_ms": {"p50": 1.0, "p75": 2.0, "p90": 3.0, "p95": 4.0, "p99": p99, "p99.9": 9.0, "max": 10.0},
-        "load_cpu_s": 1.0, "cpu_s": {"a.service": cpu / 2, "nginx.service": cpu / 2}, "memory_mb": 40.0,
+        "load_cpu_s": 1.0,
+        "cpu_s": {"a.service": cpu / 2, "nginx.service": cpu / 2}, "memory_mb": 40.0, "others": others,
     }  # fmt: skip
 
 
@@ -50,6 +52,12 @@ def test_only_what_was_answered_well_counts_in_the_rate_and_the_cost() -> None:
     assert results.rate(one) == 700
     assert results.failed(one) == 610
     assert results.cpu_per_10k(one) == pytest.approx(20)
+
+
+def test_the_rate_is_that_of_when_the_connections_were_made() -> None:
+    one = run("ours", 1000, failures={"status": 1000}) | {"steady": {"seconds": 4.0, "requests": 6000}}
+    assert results.rate(one) == 750  # 1,500/s were answered, half of them well
+    assert results.rate(run("ours", 0)) == 0
 
 
 def test_a_run_without_a_good_answer_has_no_cost() -> None:
@@ -250,10 +258,9 @@ def test_an_agent_answers_line_by_line_and_an_error_is_an_answer() -> None:
         assert facts["booted"] > 0
         with pytest.raises(wire.AgentError, match="here: nonsense: KeyError"):
             one.ask("nonsense")
-        assert one.ask("cpu", units=["none.service"]) == {
-            "seconds": {"none.service": 0},
-            "processes": {"none.service": 0},
-        }
+        cpu = one.ask("cpu", units=["none.service"])
+        assert (cpu["seconds"], cpu["processes"]) == ({"none.service": 0}, {"none.service": 0})
+        assert cpu["machine"] > 0
     finally:
         one.close()
 
@@ -287,7 +294,10 @@ def test_wrk_reports_its_figures_and_failures_and_its_posts_differ(server: Serve
     assert found["seconds"] == pytest.approx(1, abs=0.5)
     missing = agent.wrk(f"{url}/missing", {}, 1, 2, 1, script)
     assert missing["failures"]["status"] == missing["requests"] > 10
-    agent.wrk(f"{url}/post", {}, 1, 4, 2, script, post=True)
+    posts = agent.wrk(f"{url}/post", {"X-Own": "kept"}, 1, 4, 2, script, post=True, lead=1)
+    assert posts["seconds"] == pytest.approx(2, abs=0.5)
+    assert posts["steady"]["seconds"] == pytest.approx(1, abs=0.5)
+    assert 0 < posts["steady"]["requests"] < posts["requests"]
     ids = [document["id"] for document in server.posts]
     assert len(ids) == len(set(ids)) > 10
 
@@ -321,10 +331,10 @@ class FakeAgent:
                 "made": "1",
             }
         answers: dict[str, dict[str, Any]] = {
-            "facts": {"cores": 2},
-            "cpu": {"seconds": {"x.service": 1.0}},
+            "facts": {"cores": 2, "booted": 1000},
+            "cpu": {"seconds": {"x.service": 1.0}, "machine": 5.0},
             "memory": {"mb": 10},
-            "wrk": {"requests": 100, "seconds": 1.0, "failures": NO_FAILURES, "latency_ms": {"p99": 1.0}},
+            "wrk": {"requests": 100, "failures": NO_FAILURES, "latency_ms": {"p99": 1.0}, "load_cpu_s": 0.1},
             "steady": {"points": [[1.5, 1.0, True]], "slow_answered": 1, "slow_failed": 0},
         }
         return answers.get(do, {})
@@ -397,6 +407,7 @@ def test_the_page_holds_everything_in_itself(tmp_path: Path) -> None:
         for name, rate in (("granian", 900), ("ours", 1000)) for level in (64, 256) for number in (1, 2)
     ]  # fmt: skip
     runs[0]["failures"] = NO_FAILURES | {"read": 18}
+    runs[1]["others"] = 0.42
     runs += [run("ours", 9000, case="static")]
     runs += [steady("ours", (0.5, 1, True), (1.5, 2, True), (1.6, 5000, False))]
     runs += [steady("ours", (0.5, 1, True), (1.5, 2, True), case="deploy")]
@@ -413,6 +424,7 @@ def test_the_page_holds_everything_in_itself(tmp_path: Path) -> None:
     assert '<span class="failed">18 (0.5 %)</span>' in page
     assert "1.11" in page
     assert "There was no cache" in page
+    assert "up to 42 %" in page
 
 
 def test_a_page_of_few_figures_leaves_out_the_rest(tmp_path: Path) -> None:

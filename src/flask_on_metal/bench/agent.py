@@ -89,7 +89,13 @@ def cpu(units: list[str]) -> dict[str, Any]:
             if unit:
                 used[unit] += stat_seconds((folder / "stat").read_text())
                 processes[unit] += 1
-    return {"seconds": used, "processes": processes}
+    return {"seconds": used, "processes": processes, "machine": machine_seconds()}
+
+
+def machine_seconds() -> float:
+    """Return the CPU seconds that all processes of the machine have used. A throw-away host counts with it."""
+    user, nice, system = Path("/proc/stat").read_text().split(maxsplit=4)[1:4]
+    return (int(user) + int(nice) + int(system)) / TICKS
 
 
 def stat_seconds(stat: str) -> float:
@@ -150,14 +156,26 @@ def unverified() -> ssl.SSLContext:
 
 
 def wrk(
-    url: str, headers: dict[str, str], seconds: int, connections: int, threads: int, script: str, post: bool = False
-) -> dict[str, Any]:
-    """Send as many requests as get answered, over a number of connections."""
+    url: str, headers: dict[str, str], seconds: int, connections: int, threads: int, script: str,
+    post: bool = False, lead: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Send as many requests as get answered, over a number of connections.
+
+    Args:
+        url: What is asked for.
+        headers: Of each request.
+        seconds: How long is counted.
+        connections: At a time.
+        threads: Of the load generator.
+        script: Path of wrk.lua.
+        post: Whether documents are posted.
+        lead: Seconds before that, in which the connections are made.
+    """
     command = [
         "wrk",
         f"-t{min(threads, connections)}",
         f"-c{connections}",
-        f"-d{seconds}s",
+        f"-d{lead + seconds}s",
         "--timeout=2s",
         "-s",
         script,
@@ -166,8 +184,9 @@ def wrk(
         command += ["-H", f"{name}: {value}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [*command, url, *(["post"] if post else [])], capture_output=True, text=True, check=False, timeout=seconds + 60
-    )
+        [*command, url, "post" if post else "get", str(lead)],
+        capture_output=True, text=True, check=False, timeout=lead + seconds + 60,
+    )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
     if not found:

@@ -70,7 +70,6 @@ def run(plan: Plan) -> dict[str, Any]:
     problem = ""
     started = datetime.now(UTC)
     try:
-        machines = {"web": web.ask("facts"), "load": load.ask("facts")}
         with progress(plans.run_count(plan)) as tell:
             bench = Bench(plan, web, load, tell)
             for one in bench.run():
@@ -82,13 +81,14 @@ def run(plan: Plan) -> dict[str, Any]:
     finally:
         web.close()
         load.close()
+    machines = bench.machines
     return {
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": asdict(plan.settings),
         "machines": machines,
         "load_on": plan.load_name,
-        "same_machine": abs(machines["web"]["booted"] - machines["load"]["booted"]) < 2,
+        "same_machine": bench.same_machine,
         "versions": {
             **machines["web"]["versions"],
             **plan.versions,

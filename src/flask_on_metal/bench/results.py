@@ -55,6 +55,8 @@ class Figure:
     """CPU seconds of the stack for 10,000 requests answered well; None if nothing was."""
     memory_mb: float
     """Most of all rounds."""
+    others: float
+    """Share of the machine's CPU that went to neither stack nor load: the most of all rounds."""
     percentiles_ms: Mapping[str, float]
     """Median over the rounds of each percentile."""
 
@@ -86,8 +88,12 @@ def failed(run: Run) -> int:
 
 
 def rate(run: Run) -> float:
-    """Work out the requests answered well, a second."""
-    return good(run) / float(run["seconds"])
+    """Work out the requests answered well, a second, once the connections were made.
+
+    Of failures is only known how many there were in all.
+    """
+    steady = run["steady"]
+    return float(steady["requests"] / steady["seconds"] * good(run) / run["requests"]) if run["requests"] else 0.0
 
 
 def cpu_per_10k(run: Run) -> float | None:
@@ -133,6 +139,7 @@ def figure(case: str, stack: str, connections: int, rounds: Sequence[Run]) -> Fi
         ),
         cpu_s_per_10k=spread(costs) if costs else None,
         memory_mb=max(run["memory_mb"] for run in rounds),
+        others=max(run["others"] for run in rounds),
         percentiles_ms={name: statistics.median(run["latency_ms"][name] for run in rounds) for name in names},
     )
 
