@@ -105,11 +105,50 @@ def test_each_forked_worker_is_watched() -> None:
     assert "child: -9" in done.stderr and done.returncode == 0
 
 
-def test_worker_that_is_too_large_says_so_once() -> None:
+LARGE = """
+    signal.signal(signal.SIGHUP, lambda *_: (say("asked to end"), os._exit(0)))
+    kept = [b"x" * 2**26]
+    Watchdog.youth = {youth}
+    def application(environ, start_response):
+        say("begun")
+        time.sleep(0.3)
+        say("answered")
+        return [b""]
+    app = Watchdog(application, 60, 60)
+    while True:
+        request(app, "/")
+        time.sleep({pause})
+"""
+
+
+def test_worker_that_is_too_large_is_named_and_asked_to_end_between_two_requests() -> None:
+    done = worker(LARGE.format(youth=1.5, pause=0.02))
+    said = done.stderr.splitlines()
+    named = next(number for number, line in enumerate(said) if line.startswith("process "))
+    assert "MB of memory, and is replaced: the limit is 60 MB" in said[named]
+    assert said[named + 1 :] in (["answered", "asked to end"], ["asked to end"])
+    assert said.count("answered") >= 5, "it was too young to be replaced"
+
+
+def test_worker_that_never_rests_is_asked_in_the_end() -> None:
+    done = worker(LARGE.format(youth=0, pause=0).replace("(application, 60,", "(application, 2,"))
+    assert done.stderr.splitlines()[-1] == "asked to end"
+
+
+def test_request_is_kept_at_the_door_while_the_first_thread_is_asked_and_then_answered() -> None:
     done = worker("""
-        kept = []
-        app = Watchdog(lambda environ, start_response: kept.append(b"x" * 2**25) or [b""], 60, 60)
-        for _ in range(4):
+        signal.signal(signal.SIGHUP, lambda *_: say("asked to end"))
+        Watchdog.youth = 0
+        def application(environ, start_response):
+            say(f"answered with the door {'shut' if not app.opened.is_set() and app.shut else 'open'}")
+            return [b""]
+        app = Watchdog(application, 1, 1)
+        request(app, "/")
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
             request(app, "/")
+            time.sleep(0.001)
     """)
-    assert done.stderr.count("MB of memory, and is replaced: the limit is 60 MB") == 1
+    assert done.returncode == -signal.SIGKILL
+    assert "asked to end" in done.stderr
+    assert "answered with the door shut" not in done.stderr

@@ -1,8 +1,9 @@
-"""Sees a single request that hangs, and says in the journal why a worker ends.
+"""Ends a worker in which a single request hangs, or which has grown too large, and says in the journal why.
 
 uWSGI 2.0 has one deadline for a whole worker, and each request that begins or ends in another of its threads sets it
 anew or takes it back: in a busy worker a request may hang for ever. Its harakiri still ends a worker in which no thread
-gets on.
+gets on. And it can limit a worker's memory, but then weighs it after each request, which costs a small page a quarter
+of its speed; here it is weighed once a second.
 """
 
 import os
@@ -19,13 +20,16 @@ from typing import Any
 class Watchdog:
     """A WSGI application around another one."""
 
+    youth = 10.0
+    """Seconds before which a worker is not too large: an app that is so from its start still answers meanwhile."""
+
     def __init__(self, application: Callable[..., Iterable[bytes]], harakiri: float, worker_memory: int) -> None:
-        """Note the seconds that a request may take, and the megabytes above which uWSGI replaces a worker."""
+        """Note the seconds that a request may take, and the megabytes from which on a worker is replaced."""
         self.application = application
         self.harakiri, self.worker_memory = harakiri, worker_memory
         self.begun: dict[int, tuple[float, str]] = {}  # by thread: when, and what
-        # The processes that are watched, and that were found too large: this one is forked from the master.
-        self.lock, self.watched, self.too_large = threading.Lock(), 0, 0
+        self.lock, self.watched = threading.Lock(), 0  # the process: this one is forked from the master
+        self.shut, self.opened = False, threading.Event()  # the door before the first thread's next request
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request. What a streaming response takes after that is not watched."""
@@ -36,9 +40,10 @@ class Watchdog:
         request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         self.begun[thread] = (time.monotonic(), f"{request} (request id {environ.get('HTTP_X_REQUEST_ID', '-')})")
         try:
+            if self.shut and thread == threading.main_thread().ident:
+                self.opened.wait()
             return self.application(environ, start_response)
         finally:
-            self.weigh()
             del self.begun[thread]
 
     def watch(self) -> None:
@@ -49,33 +54,56 @@ class Watchdog:
                 threading.Thread(target=self.look, name="watchdog", daemon=True).start()
 
     def look(self) -> None:
-        """Look at the requests each second, and end this worker when one hangs."""
+        """Look at the requests and the memory each second, and end this worker when there is a reason to."""
+        start = time.monotonic()
         while True:
             time.sleep(1)
             for thread, (begun, request) in list(self.begun.items()):
                 if time.monotonic() - begun > self.harakiri:
-                    stack = sys._current_frames().get(thread)
-                    say(f"HARAKIRI: {request} has hung for {self.harakiri:g} s in process {os.getpid()}, which ends:")
-                    say("".join(traceback.format_stack(stack)) if stack else "(it has just ended)")
-                    self.wait_for_first()
-                    # uWSGI's worker takes this as: accept nothing more, and end when all threads are done.
-                    os.kill(os.getpid(), signal.SIGHUP)
-                    self.wait_for_others()
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    self.end_hung(thread, request)
+            size = memory()
+            if size >= self.worker_memory and time.monotonic() - start >= self.youth:
+                self.end_large(size)
 
-    def wait_for_first(self) -> None:
-        """Wait until the process's first thread is between two requests, or its request hangs too.
+    def end_hung(self, thread: int, request: str) -> None:
+        """End this worker for a request that hangs, once the others are answered."""
+        stack = sys._current_frames().get(thread)
+        say(f"HARAKIRI: {request} has hung for {self.harakiri:g} s in process {os.getpid()}, which ends:")
+        say("".join(traceback.format_stack(stack)) if stack else "(it has just ended)")
+        self.ask_to_end()
+        self.wait_for_others()
+        os.kill(os.getpid(), signal.SIGKILL)
 
-        That thread is the one that takes the signal, and it stays in uWSGI's handler until all others are done, the
-        hanging one as well: a request that it works on would be lost.
+    def end_large(self, size: int) -> None:
+        """End this worker for its size, once its requests are answered."""
+        say(f"process {os.getpid()} has {size} MB of memory, and is replaced: the limit is {self.worker_memory} MB")
+        self.ask_to_end()
+        time.sleep(self.harakiri + 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def ask_to_end(self) -> None:
+        """Have uWSGI's worker accept nothing more, and end when all threads are done, which is what SIGHUP means to it.
+
+        The process's first thread takes the signal, and stays in uWSGI's handler until all others are done: a request
+        that it works on would wait as long, and with Python's lock in its hands they never would be. So it gets the
+        signal while it waits for a request; one that comes just then is kept at the door. Where that is never so, since
+        its request hangs too or the next is always there, it gets it all the same in the end.
         """
-        first = threading.main_thread().ident
+        first = threading.main_thread().ident or 0
         end = time.monotonic() + self.harakiri
-        while time.monotonic() < end:
-            begun = self.begun.get(first or 0)
-            if begun is None or time.monotonic() - begun[0] > self.harakiri:
-                return
+        while True:
+            self.opened.clear()
+            self.shut = True
+            begun = self.begun.get(first)
+            time.sleep(0.002)  # what it has answered is on its way
+            hangs = begun and time.monotonic() - begun[0] > self.harakiri
+            if not (begun or first in self.begun) or hangs or time.monotonic() > end:
+                break
+            self.shut = False
+            self.opened.set()
             time.sleep(0.005)
+        signal.pthread_kill(first, signal.SIGHUP)
+        self.opened.set()
 
     def wait_for_others(self) -> None:
         """Wait until all requests that don't hang are answered, or have had their time too."""
@@ -86,12 +114,10 @@ class Watchdog:
             if all(begun < latest for begun, _ in list(self.begun.values())):
                 return
 
-    def weigh(self) -> None:
-        """Say once how large the worker is, if uWSGI is about to replace it for that: uWSGI itself doesn't say why."""
-        size = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
-        if size >= self.worker_memory and self.too_large != os.getpid():
-            self.too_large = os.getpid()
-            say(f"process {os.getpid()} has {size} MB of memory, and is replaced: the limit is {self.worker_memory} MB")
+
+def memory() -> int:
+    """Tell how many megabytes (2**20 bytes) of memory this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 def say(text: str) -> None:
