@@ -2,8 +2,8 @@
 
 uWSGI 2.0 has one deadline for a whole worker, and each request that begins or ends in another of its threads sets it
 anew or takes it back: in a busy worker a request may hang for ever. Its harakiri still ends a worker in which no thread
-gets on. And it can limit a worker's memory, but then weighs it after each request, which costs a small page a quarter
-of its speed; here it is weighed once a second.
+gets on. And it can limit a worker's memory, but then reads it from /proc after each request; here it is read once a
+second.
 """
 
 import os
@@ -29,7 +29,8 @@ class Watchdog:
         self.harakiri, self.worker_memory = harakiri, worker_memory
         self.begun: dict[int, tuple[float, str]] = {}  # by thread: when, and what
         self.lock, self.watched = threading.Lock(), 0  # the process: this one is forked from the master
-        self.shut, self.opened = False, threading.Event()  # the door before the first thread's next request
+        self.opened = threading.Event()  # the door before the first thread's next request
+        self.opened.set()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request. What a streaming response takes after that is not watched."""
@@ -40,7 +41,7 @@ class Watchdog:
         request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         self.begun[thread] = (time.monotonic(), f"{request} (request id {environ.get('HTTP_X_REQUEST_ID', '-')})")
         try:
-            if self.shut and thread == threading.main_thread().ident:
+            if not self.opened.is_set() and thread == threading.main_thread().ident:
                 self.opened.wait()
             return self.application(environ, start_response)
         finally:
@@ -93,13 +94,11 @@ class Watchdog:
         end = time.monotonic() + self.harakiri
         while True:
             self.opened.clear()
-            self.shut = True
             begun = self.begun.get(first)
             time.sleep(0.002)  # what it has answered is on its way
             hangs = begun and time.monotonic() - begun[0] > self.harakiri
             if not (begun or first in self.begun) or hangs or time.monotonic() > end:
                 break
-            self.shut = False
             self.opened.set()
             time.sleep(0.005)
         signal.pthread_kill(first, signal.SIGHUP)

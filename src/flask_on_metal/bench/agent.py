@@ -18,8 +18,7 @@ import resource
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,16 +79,20 @@ def cpu(units: list[str]) -> dict[str, Any]:
     stands in /proc all the same.
     """
     used = dict.fromkeys(units, 0.0)
-    processes = dict.fromkeys(units, 0)
+    for unit, stat in read_processes(units, "stat"):
+        used[unit] += stat_seconds(stat)
+    return {"seconds": used, "machine": machine_seconds()}
+
+
+def read_processes(units: list[str], name: str) -> Iterator[tuple[str, str]]:
+    """Read the same file of /proc for each process of the units, with its unit."""
     for folder in Path("/proc").glob("[0-9]*"):
         # A process may end while it is looked at.
         with contextlib.suppress(OSError):
             group = (folder / "cgroup").read_text()
             unit = next((unit for unit in units if f"/{unit}\n" in group or f"/{unit}/" in group), None)
             if unit:
-                used[unit] += stat_seconds((folder / "stat").read_text())
-                processes[unit] += 1
-    return {"seconds": used, "processes": processes, "machine": machine_seconds()}
+                yield unit, (folder / name).read_text()
 
 
 def machine_seconds() -> float:
@@ -107,29 +110,30 @@ def stat_seconds(stat: str) -> float:
 
 def memory(units: list[str]) -> dict[str, Any]:
     """Add up the proportional set sizes of the units' processes, in MB: what is shared counts once."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            group = (folder / "cgroup").read_text()
-            if any(f"/{unit}\n" in group or f"/{unit}/" in group for unit in units):
-                rollup = (folder / "smaps_rollup").read_text()
-                total += sum(map(int, re.findall(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)))
-    return {"mb": round(total / 1024, 1)}
+    sizes = [
+        int(size)
+        for _, rollup in read_processes(units, "smaps_rollup")
+        for size in re.findall(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)
+    ]
+    return {"mb": round(sum(sizes) / 1024, 1)}
 
 
 # --- the load
 
 
-def get(url: str, headers: dict[str, str], body: str | None = None, timeout: float = 5) -> dict[str, Any]:
+GET_TIMEOUT = 5.0
+"""Seconds that one question may take."""
+
+
+def get(url: str, headers: dict[str, str], body: str | None = None) -> dict[str, Any]:
     """Ask once, and tell what came back."""
     parts = urlsplit(url)
     assert parts.hostname
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=unverified())
+        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=GET_TIMEOUT, context=unverified())
     else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
-    begun = time.monotonic()
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=GET_TIMEOUT)
     try:
         connection.request("GET" if body is None else "POST", parts.path, body, headers)
         answer = connection.getresponse()
@@ -143,7 +147,6 @@ def get(url: str, headers: dict[str, str], body: str | None = None, timeout: flo
         "digest": hashlib.sha256(content).hexdigest(),
         "length": len(content),
         "made": answer.headers.get("X-Made", ""),
-        "seconds": time.monotonic() - begun,
     }
 
 

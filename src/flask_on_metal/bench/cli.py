@@ -37,15 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measure.add_argument("output", type=Path, help="folder for results.json, the pictures and report.html")
     again = commands.add_parser("report", help="make the pictures and report.html from results.json")
     again.add_argument("output", type=Path, help="folder that holds results.json")
-    table = commands.add_parser("table", help="show the figures of results.json")
-    table.add_argument("output", type=Path, help="folder that holds results.json")
     given = parser.parse_args(arguments)
     try:
         if given.command == "measure":
             result = run(plans.read(given.plan))
             write(result, given.output)
-        if given.command != "table":
-            make_report(given.output)
+        make_report(given.output)
         result = load(given.output)
         show(result, Console(highlight=False, width=None if sys.stdout.isatty() else 140))
         if result["problem"]:
