@@ -1,8 +1,11 @@
 """The host under everything."""
 
 import pytest
-from helpers import Promised, as_root, blocks, pairs
+import yaml
+from helpers import ROOT, Promised, as_root, blocks, pairs
 from testinfra.host import Host
+
+SPEED = yaml.safe_load((ROOT / "roles" / "host" / "vars" / "main.yml").read_text())["_host_sysctl_speed"]
 
 NEEDED = ["ca-certificates", "nginx", "openssl", "uwsgi-core", "uwsgi-plugin-python3"]
 
@@ -11,17 +14,24 @@ NEEDED = ["ca-certificates", "nginx", "openssl", "uwsgi-core", "uwsgi-plugin-pyt
 def found(host: Host, promised: Promised) -> dict[str, str]:
     """Ask the host all that is asked here, in one go."""
     script = """
-      names=$1; shift
+      names=$1 kernel=$2; shift 2
       echo "== release"; cat /etc/os-release
       echo "== installed"; dpkg-query --show --showformat='${Package} ${db:Status-Status}\\n' "$@" 2>&1 || true
       echo "== zone"; realpath --relative-to=/usr/share/zoneinfo /etc/localtime
       echo "== sysctl"; for name in $names; do echo "$name=$(sysctl --values "$name" | tr '\\t' ' ')"; done
+      echo "== kernel"
+      # A container has another's kernel, which it does not set.
+      for path in $kernel; do
+        file=/proc/sys/$path
+        if [ -e "$file" ] && { : >>"$file"; } 2>/dev/null; then echo "$path=$(cat "$file")"; fi
+      done
       echo "== state"; systemctl is-system-running || true
       echo "== failed"; systemctl list-units --failed --plain --no-legend
       echo "== backlogs"; ss --no-header --unix --listening | awk '$5 ~ /uwsgi.sock$/ {print $4}'
     """
     names = " ".join(promised.options["host_sysctl"])
-    return blocks(as_root(host, script, names, *NEEDED, *promised.options["host_packages"]))
+    kernel = " ".join(name.replace(".", "/") for name in SPEED)
+    return blocks(as_root(host, script, names, kernel, *NEEDED, *promised.options["host_packages"]))
 
 
 def test_release_is_a_supported_debian(found):
@@ -42,6 +52,12 @@ def test_time_zone_is_the_inventorys(found, promised):
 def test_kernel_network_limits_are_in_force(found, promised):
     loaded = {name: value.split() for name, value in pairs(found["sysctl"]).items()}
     assert loaded == {name: str(value).split() for name, value in promised.options["host_sysctl"].items()}
+
+
+def test_kernel_settings_for_speed_are_in_force_where_the_host_has_a_kernel_of_its_own(found, promised):
+    wanted = {name: str(value) for name, value in SPEED.items() if name not in promised.options["host_sysctl"]}
+    mine = {name.replace("/", "."): value for name, value in pairs(found["kernel"]).items()}
+    assert mine == {name: value for name, value in wanted.items() if name in mine}
 
 
 def test_listen_queue_of_apps_is_as_long_as_promised(found, promised):

@@ -28,6 +28,7 @@ ALIASES = {
     "break_lock": "flask_app_break_lock",
     "to": "flask_app_to",
     "maintenance": "flask_app_maintenance",
+    "pages": "flask_app_purge",
     "force_certificates": "certificate_acme_force",
 }
 """What the playbooks take with -e, and the options that they set by it."""

@@ -32,6 +32,7 @@ HOW = {
     "certificate",
     "limits",
     "maintenance",
+    "cache",
     "hooks",
     "sqlite",
 }

@@ -657,6 +657,29 @@ def check_health_path(path: str) -> None:
         raise BadValue("it must be a path as in a URL, without blanks, quotes and #.")
 
 
+def check_kept_path(path: str) -> None:
+    """Check one path of cache.paths."""
+    if not re.fullmatch(r"/[\w.~!&+,=:@/-]*\*?", path, re.ASCII):
+        raise BadValue(
+            "it must be a path that begins with a slash, without query, blanks and quotes. An asterisk at its end is "
+            "everything below, as in /story/*."
+        )
+    if re.search(r"//|/\.", path):
+        raise BadValue("no part of it may be empty or begin with a dot: NGINX would never ask the app for that.")
+
+
+def check_purged_path(path: str) -> None:
+    """Check one path whose kept pages are to be forgotten; it may have a query."""
+    if not path.startswith("/") or re.search(r"[\s\x00-\x1f\x7f]", path):
+        raise BadValue("it must be a path that begins with a slash, as in /story/*, and have no blanks.")
+
+
+def check_cookie(name: str) -> None:
+    """Check the name of a cookie, as RFC 6265 has it."""
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or "$" in name:
+        raise BadValue("it must be the name of a cookie, as in _ga, without its value.")
+
+
 def check_max_body(size: str) -> None:
     """Check NGINX's notation of a size."""
     if not re.fullmatch(r"\d+[kKmMgG]?", size):
@@ -908,6 +931,10 @@ VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
     "flask_apps[].migrate": check_text,
     "flask_apps[].max_body": check_max_body,
     "flask_apps[].maintenance.addresses[]": check_network,
+    "flask_apps[].cache.paths[]": check_kept_path,
+    "flask_apps[].cache.cookies[]": check_cookie,
+    "flask_apps[].cache.size": check_max_body,
+    "flask_app_purge[]": check_purged_path,
     "flask_apps[].shared[]": check_shared_path,
     "flask_apps[].sqlite[]": check_shared_path,
     "flask_apps[].hooks.before_migrate": check_hook,
@@ -954,6 +981,8 @@ RANGES: Mapping[str, tuple[int, int | None, str]] = {
     "flask_apps[].limits.connections": (1, 65535, ""),
     "flask_apps[].limits.requests": (1, None, ""),
     "flask_apps[].maintenance.retry_after": (1, None, ""),
+    "flask_apps[].cache.seconds": (1, None, ""),
+    "flask_apps[].cache.wait": (10, 60000, ""),
     "flask_apps[].processes": (1, 1024, ""),
     "flask_apps[].threads": (1, 1024, ""),
     "flask_apps[].worker_memory": (64, None, "with less, workers would be replaced all the time"),
@@ -977,6 +1006,7 @@ EXAMPLES = {
     "flask_apps[].headers": "headers: {X-Frame-Options: DENY}",
     "flask_apps[].limits": "limits: {requests: 20, burst: 100}",
     "flask_apps[].maintenance": "maintenance: {addresses: [192.0.2.1]}",
+    "flask_apps[].cache": "cache: {paths: [/, /story/*], seconds: 1}",
     "flask_apps[].shared": "shared: [uploads, instance/media]",
     "flask_apps[].sqlite": "sqlite: [news.db]",
     "flask_apps[].certificate": (
@@ -1226,6 +1256,7 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
     for prefix, folder in static.items():
         check_static(report, join(f"{where}.static", prefix), str(prefix), folder)
     check_headers(report, f"{where}.headers", app.get("headers"))
+    check_cache(report, f"{where}.cache", app)
     for name in ("shared", "sqlite"):
         check_apart(report, f"{where}.{name}", app.get(name))
     if not isinstance(text := app.get("source"), str):
@@ -1345,6 +1376,20 @@ def check_static(report: Report, where: str, prefix: str, folder: object) -> Non
         check_below(folder)
     except BadValue as error:
         report.add(where, error.text, value=folder)
+
+
+def check_cache(report: Report, where: str, app: Mapping[str, object]) -> None:
+    """Check the paths whose pages are kept: each stands once, and is nobody else's."""
+    cache = app.get("cache")
+    paths = cache.get("paths") if isinstance(cache, Mapping) else None
+    taken = {f"{prefix}*": "static" for prefix in mapping(app.get("static"))}
+    for index, path in enumerate(paths if isinstance(paths, list) else []):
+        if not isinstance(path, str):
+            continue
+        place = f"{where}.paths[{index}]"
+        if path in taken:
+            report.add(place, f"it stands in {taken[path]} as well. Leave one of them out.", value=path)
+        taken[path] = "paths"
 
 
 def check_module(

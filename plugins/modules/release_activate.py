@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ansible.module_utils.filesystem import link_atomically
+from ansible.module_utils.kept_pages import forget
 from ansible.module_utils.release import PROBE_ARGUMENTS, probe, probe_failure, release_module, systemctl
 
 DOCUMENTATION = r"""
@@ -13,6 +14,7 @@ description:
   - Enables the instance, then moves the link, so that the release that C(current) names is enabled at every instant. A
     boot after a crash anywhere in between brings it back.
   - Asks once more through the link, and moves it back where the answer isn't 200.
+  - Pages that NGINX keeps are forgotten with it, so that no visitor meets the old release's.
   - The link C(previous) then names what served before, so that pages which it sent still find their static files.
 options:
   app: {description: Name of the app., type: str, required: true}
@@ -62,6 +64,7 @@ def main() -> None:
         if before:
             link_atomically(app.link, f"releases/{before.id}")
             before.unmark("withdrawn")
+            forget(app.name)
         else:
             app.link.unlink()
         module.fail_json(
@@ -72,6 +75,7 @@ def main() -> None:
     release.unmark("withdrawn")
     if before:
         link_atomically(app.previous_link, f"releases/{before.id}")
+    forget(app.name)
     module.exit_json(changed=True, previous=previous)
 
 

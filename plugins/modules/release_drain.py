@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ansible.module_utils.kept_pages import forget
 from ansible.module_utils.release import release_module, stop_instance, wait_for_empty_queue
 
 DOCUMENTATION = r"""
@@ -11,6 +12,7 @@ short_description: Stops a release that traffic has left
 description:
   - Waits for the kernel's queue of the old socket and not for a time. Connections in it would be lost if it closed.
   - The service then finishes what it works on (a graceful stop), and its socket goes after it.
+  - Pages that NGINX keeps are forgotten at the end, since the last of them may be its.
   - Where the queue doesn't run empty, because the workers are stuck, it is stopped all the same, with a warning.
 options:
   app: {description: Name of the app., type: str, required: true}
@@ -45,6 +47,8 @@ def main() -> None:
         module.fail_json(
             msg=f"the new release serves, but the old one, {release.id}, did not stop cleanly: {complaint}"
         )
+    # What it answered after the switch may have been kept.
+    forget(release.app.name)
     module.exit_json(changed=True)
 
 

@@ -39,6 +39,7 @@ NOT_WRITTEN = {
     "flask_app_to",
     "flask_app_break_lock",
     "flask_app_maintenance",
+    "flask_app_purge",
 }
 
 # Throw-away hosts are no business of an operator's, and the benchmark has an inventory of its own.

@@ -66,6 +66,7 @@ def good(source: Path) -> dict[str, Any]:
                 "headers": {"X-Frame-Options": "DENY", "Permissions-Policy": "", "X-Number": 7},
                 "limits": {"requests": 20, "burst": 0, "connections": "10"},
                 "maintenance": {"addresses": ["192.0.2.1", "2001:db8::/32"], "retry_after": 60},
+                "cache": {"paths": ["/", "/story/*", "/feed.xml"], "seconds": "2", "cookies": ["_ga"], "size": "1g"},
             },
             {"name": "second", "domains": ["second.example.org"], "source": "newsboard==1.2", "wsgi": "a.b:app"},
             {
@@ -961,3 +962,35 @@ def test_limits_are_numbers_that_let_somebody_in(source: Path) -> None:
     assert "limits.requests (newsboard) = 0: it must be at least 1." in found
     assert "limits.burst (newsboard) = -1: it must be at least 0." in found
     assert "Did you mean connections?" in found
+
+
+@pytest.mark.parametrize(
+    ("cache", "texts"),
+    [
+        ({"paths": ["story"]}, ['cache.paths[0] (newsboard) = "story": it must be a path that begins with a slash']),
+        ({"paths": ["/a b", "/a?b", "/*/a", "/a;b", "/${a}"]}, ["begins with a slash"] * 5),
+        ({"paths": ["/a//b", "/.env", "/a/../b"]}, ["no part of it may be empty or begin with a dot"] * 3),
+        ({"paths": ["/a", "/b", "/a"]}, ["paths[2] (newsboard)", "it stands in paths as well"]),
+        ({"paths": ["/static/*"]}, ["it stands in static as well"]),
+        ({"cookies": ["a=b", "a b", "$a"]}, ["the name of a cookie"] * 3),
+        ({"seconds": 0, "wait": 5}, ["it must be at least 1", "it must be"]),
+        ({"size": "2 G"}, ["Write 2g."]),
+        ({"path": ["/"]}, ["Did you mean paths?"]),
+    ],
+)
+def test_kept_pages_have_paths_that_nginx_asks_the_app_for(
+    source: Path, cache: dict[str, Any], texts: list[str]
+) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["cache"] = cache
+    found = problems(variables)
+    joined = "\n".join(found)
+    for text in texts:
+        assert joined.count(text) >= texts.count(text), joined
+
+
+def test_pages_to_forget_are_paths(source: Path) -> None:
+    assert not problems(good(source) | {"flask_app_purge": ["/", "/story/*", "/list?page=2"]})
+    (found,) = problems(good(source) | {"flask_app_purge": ["story"]})
+    assert "flask_app_purge[0]" in found
+    assert "begins with a slash" in found

@@ -47,6 +47,7 @@ def test_an_entry_gets_the_defaults_of_the_specification_and_keeps_its_own(filte
     wanted = {**{name: option.get("default") for name, option in options().items()}, **own}
     # Those of a group as well; a hook has no default, and is not there where it isn't given.
     wanted |= {"limits": {"burst": 100}, "maintenance": {"addresses": [], "retry_after": 300}}
+    wanted["cache"] = {"paths": [], "seconds": 1, "by_app": True, "cookies": [], "wait": 50, "size": "256m"}
     assert full == wanted
     (one,) = filters["with_defaults"]([{"limits": {"requests": 5, "burst": 7}}])
     assert one["limits"] == {"requests": 5, "burst": 7}

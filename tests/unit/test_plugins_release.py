@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils import filesystem, release_lock
+from ansible.module_utils import filesystem, kept_pages, release_lock
 from ansible.module_utils import release as release_utils
 from ansible.module_utils.release import (
     App,
@@ -461,6 +461,7 @@ class Switch:
         patch.setattr(release_utils, "probe", self.probe)
         patch.setattr(release_utils, "journal", lambda *_: "Traceback of the app")
         patch.setattr(filesystem, "link_atomically", self.move)
+        patch.setattr(kept_pages, "forget", lambda name: self.note(f"pages of {name} are forgotten"))
 
     def note(self, what: str) -> None:
         names = {None: "nothing", self.old: "old", self.new: "new"}
@@ -522,6 +523,7 @@ def test_a_release_is_enabled_before_the_link_moves_and_marked_after_the_probe(
         ("current is moved", "old", "old activated"),
         ("probe", "new", "old activated"),
         ("previous is moved", "new", "old activated, new activated"),
+        ("pages of news are forgotten", "new", "old activated, new activated"),
     ]
     assert (app.current(), app.previous(), old.good(), new.good()) == (new, old, True, True)
 
@@ -541,6 +543,7 @@ def test_a_rollback_marks_what_it_goes_back_from_before_the_link_moves(
         ("current is moved", "old", "old activated, old withdrawn, new activated, new withdrawn"),
         ("probe", "new", "old activated, old withdrawn, new activated, new withdrawn"),
         ("previous is moved", "new", "old activated, old withdrawn, new activated"),
+        ("pages of news are forgotten", "new", "old activated, old withdrawn, new activated"),
     ]
     assert (app.current(), app.previous(), old.state(), new.good()) == (new, old, "withdrawn", True)
 
@@ -575,6 +578,7 @@ def test_link_and_mark_are_taken_back_when_the_probe_fails(
         ("current is moved", "old"),
         ("probe", "new"),
         ("current is moved", "new"),
+        ("pages of news are forgotten", "old"),
     ]
     assert (app.current(), app.previous()) == (old, oldest)
     assert old.good() and not new.marked("activated")

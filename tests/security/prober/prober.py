@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from flask import Flask, Response, jsonify, request
 
 SHARED = Path("/srv/prober/shared")
 RECEIVED = SHARED / "received.jsonl"
+# How the echo behaves, in all processes: the status it answers with, and the seconds it takes.
+BEHAVIOUR = SHARED / "behaviour.json"
 
 # A server's answer that sets a header which its NGINX sets as well, to see whose it is.
 ANSWER_HEADER = "X-Prober-Answer"
@@ -53,7 +56,10 @@ def create_app() -> Flask:
         arrived = received()
         with RECEIVED.open("a") as log:
             log.write(json.dumps(arrived) + "\n")
+        behaviour = json.loads(BEHAVIOUR.read_text()) if BEHAVIOUR.exists() else {}
+        time.sleep(behaviour.get("seconds", 0))
         answer = jsonify(arrived)
+        answer.status_code = behaviour.get("status", 200)
         answer.headers[ANSWER_HEADER] = "1"
         for name, value in request.args.items(multi=True):
             if name.startswith("answer-"):
@@ -70,6 +76,12 @@ def create_app() -> Flask:
         word = request.args["word"]
         lines = RECEIVED.read_text().splitlines() if RECEIVED.exists() else []
         return jsonify([json.loads(line) for line in lines if word in line])
+
+    @app.put("/-/behaviour")
+    def behave() -> str:
+        """Have the echo answer otherwise from now on."""
+        BEHAVIOUR.write_text(json.dumps(request.get_json()))
+        return "noted"
 
     @app.post("/-/attempts")
     def attempted() -> Response:
