@@ -20,8 +20,6 @@ RELEASE_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
 SERVED = Path("/srv")
 RUNTIME = Path("/run")
 UNITS = Path("/etc/systemd/system")
-# Installed by `uv_tool`; a link to the version in use.
-UV = Path("/opt/flask-on-metal/uv/bin/uv")
 
 RunCommand = Callable[..., tuple[int, str, str]]
 

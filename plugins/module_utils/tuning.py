@@ -39,8 +39,9 @@ def tuned(
     workers = processes or max(cores, 1)
     return {
         "processes": workers,
-        # For requests that wait (a database, another service), so that they don't keep fast ones from being served.
-        "threads": threads or 8,
+        # For requests that wait (a database, another service), so that they don't keep fast ones from being served. They
+        # take turns in Python, and each one more costs the others: 8 cost a tenth of the throughput of 4 (docs/performance.md).
+        "threads": threads or 4,
         "harakiri": harakiri,
         # NGINX waits longer than uWSGI works: the worker is killed and named in the journal, before the client is told.
         "read_timeout": harakiri + 5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import pwd
 import re
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ short_description: Refuses a host that these roles can't work on, and tells its 
 description:
   - Reads only. All that is wrong is in one message.
   - M(ansible.builtin.setup) takes three times as long for two facts, and each M(ansible.builtin.apt) a second to find
-    out that there is nothing to install; the list of packages lets that be skipped.
+    out that there is nothing to install; the lists of packages and accounts let that be skipped.
 options:
   releases:
     description: Debian's major versions that are supported.
@@ -36,7 +37,8 @@ EXAMPLES = r"""
 RETURN = r"""
 ansible_facts:
   description: distribution and distribution_major_version, as M(ansible.builtin.setup) names them, and
-    installed_packages, the names of Debian packages that are completely installed, and
+    installed_packages, the names of Debian packages that are completely installed,
+    accounts, home and shell of each by its name, and
     ssh_ports, where sshd or its socket listens.
   type: dict
   returned: always
@@ -88,6 +90,7 @@ def main() -> None:
         "distribution": "Debian",
         "distribution_major_version": version,
         "installed_packages": [line[3:] for line in packages.splitlines() if line.startswith("ii ")],
+        "accounts": {entry.pw_name: [entry.pw_dir, entry.pw_shell] for entry in pwd.getpwall()},
         "ssh_ports": ssh_ports(module),
     }
     module.exit_json(changed=False, ansible_facts=facts)

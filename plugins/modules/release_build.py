@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
-from ansible.module_utils.release import UV, Release, release_module
+from ansible.module_utils.release import Release, release_module
+from ansible.module_utils.uv import UV, install
 
 DOCUMENTATION = r"""
 ---
@@ -20,11 +21,13 @@ description:
   - Only wheels are installed, so that nothing from a package index runs as root while a release is built.
   - A requirements file with hashes is taken as it is. Anything else is resolved once; the lock is recorded as
     requirements.lock with the release, and reused by the next one as long as the same was asked for.
+  - uv, which does it, is installed as O(uv) says.
   - Where lock, interpreter and uv are those of the current release, its environment is copied.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
   run: {description: The run that has the lock., type: str, required: true}
+  uv: {description: Content of the requirements file with hashes that names uv., type: str, required: true}
   requirements: {description: Name of the requirements file below the code., type: str, required: true}
   requirement: {description: The app itself as name==version instead of code., type: str, default: ""}
   resolve: {description: Whether to resolve again., type: bool, default: false}
@@ -36,6 +39,7 @@ EXAMPLES = r"""
     app: news
     id: 20260101T000000Z-0123abcd
     run: 0123456789ab
+    uv: "{{ lookup('ansible.builtin.file', 'requirements-uv.txt') }}"
     requirements: requirements.txt
 """
 
@@ -148,6 +152,7 @@ def main() -> None:
     """Run the module."""
     module, release = release_module(
         {
+            "uv": {"type": "str", "required": True},
             "requirements": {"type": "str", "required": True},
             "requirement": {"type": "str", "default": ""},
             "resolve": {"type": "bool", "default": False},
@@ -155,6 +160,7 @@ def main() -> None:
         secret=(),
     )
     if not module.check_mode:
+        install(module, module.params["uv"])
         Build(module, release).run()
     module.exit_json(changed=True)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from helpers import Ansible, Promised, as_root
+from helpers import ROOT, Ansible, Promised, as_root
 from testinfra.host import Host
 
 pytestmark = pytest.mark.disturbs
@@ -77,4 +80,21 @@ def test_a_benchmark_that_fails_leaves_nothing_either(ansible: Ansible, host: Ho
     assert run.status != 0
     assert "there is no stack nobody; there are: flask_threaded" in run.output
     assert as_root(host, STATE) == before
+    assert served_by(host) == "active"
+
+
+def test_the_operators_own_work_is_measured(ansible: Ansible, host: Host, tmp_path: Path) -> None:
+    inventory = ansible.inventory or os.environ["ANSIBLE_INVENTORY"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flask_on_metal.bench", "ansible", inventory, str(tmp_path), "--rounds", "1"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = json.loads((tmp_path / "ansible.json").read_text())["steps"]
+    assert [one["step"]["playbook"] for one in steps] == ["site.yml", "site.yml", "deploy.yml", "rollback.yml"]
+    for one in steps:
+        (seconds,) = one["seconds"]
+        assert sum(sum(found) for found in one["tasks"].values()) < seconds
+    assert "flask_app : Drain | old instance has answered all and stopped" in steps[2]["tasks"]
     assert served_by(host) == "active"

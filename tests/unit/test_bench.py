@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flask_on_metal.bench import agent, cli, measure, plan, plots, report, results, wire
+from flask_on_metal.bench import agent, cli, measure, plan, plots, report, results, wire, work
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "src" / "flask_on_metal" / "bench"
@@ -460,3 +460,43 @@ def test_a_benchmark_that_ends_early_keeps_what_it_has(
     assert "it ended early" in capsys.readouterr().err
     assert "granian went away" in (tmp_path / "out" / "report.html").read_text()
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["runs"]) == 1
+
+
+# --- the operator's own work
+
+
+SAID = """
+PLAY RECAP *********************************************************************
+web1                       : ok=51   changed=2    unreachable=0    failed=0    skipped=15   rescued=0    ignored=0
+web2.example.org           : ok=51   changed=1    unreachable=0    failed=0    skipped=15   rescued=0    ignored=0
+
+
+TASKS RECAP ********************************************************************
+Wednesday 25 November 2026  22:26:16 +0000 (0:00:34.822)       0:00:34.822 ****
+===============================================================================
+host : Packages that every server needs are installed ------------------- 5.83s
+host : Firewall and sshd are as wanted, and a new connection proved that the way in is open --- 1.79s
+Releases ---------------------------------------------------------------- 0.10s
+Releases ---------------------------------------------------------------- 0.05s
+"""
+
+
+def test_tasks_and_changes_are_read_from_what_ansible_says() -> None:
+    assert work.task_seconds(SAID) == {
+        "host : Packages that every server needs are installed": 5.83,
+        "host : Firewall and sshd are as wanted, and a new connection proved that the way in is open": 1.79,
+        "Releases": pytest.approx(0.15),
+    }
+    assert work.changed(SAID) == 3
+
+
+def test_slowest_tasks_are_those_of_the_median() -> None:
+    outcome = work.Outcome(work.steps(3)[1], 1)
+    outcome.tasks.update({"even": [2.0, 2.0, 2.0], "once": [9.0, 1.0, 1.0], "never": [0.1, 0.1, 0.1]})
+    assert outcome.slowest(2) == [("even", 2.0), ("once", 1.0)]
+
+
+def test_work_is_refused_without_a_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "hosts.yml").write_text("web: {hosts: {}}\n")
+    assert cli.main(["ansible", str(tmp_path), str(tmp_path)]) == 1
+    assert "has no host in the group web" in capsys.readouterr().err

@@ -19,10 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from flask_on_metal.bench import plan as plans
-from flask_on_metal.bench import plots, report, results
+from flask_on_metal.bench import plots, report, results, work
 from flask_on_metal.bench.measure import Bench, MeasureError, Run, Tell
 from flask_on_metal.bench.plan import Plan, PlanError
 from flask_on_metal.bench.wire import Agent, AgentError
+from flask_on_metal.bench.work import WorkError
 
 TERMINAL = "FLASK_ON_METAL_TERMINAL"
 """Environment variable with the terminal to show progress on: a playbook's tasks have none of their own."""
@@ -37,8 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measure.add_argument("output", type=Path, help="folder for results.json, the pictures and report.html")
     again = commands.add_parser("report", help="make the pictures and report.html from results.json")
     again.add_argument("output", type=Path, help="folder that holds results.json")
+    own = commands.add_parser("ansible", help="measure the operator's own work on hosts that serve nobody")
+    own.add_argument("inventory", type=Path, help="folder of the inventory")
+    own.add_argument("output", type=Path, help="folder for ansible.json")
+    own.add_argument("--rounds", type=int, default=3, help="how often what can be repeated is done")
     given = parser.parse_args(arguments)
     try:
+        if given.command == "ansible":
+            work.main(given.inventory, given.output, given.rounds)
+            return 0
         if given.command == "measure":
             result = run(plans.read(given.plan))
             write(result, given.output)
@@ -49,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise MeasureError(
                 f"it ended early, and {given.output} has what was measured until then: {result['problem']}"
             )
-    except (AgentError, MeasureError, PlanError) as error:
+    except (AgentError, MeasureError, WorkError, PlanError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""Ansible module: uv at its locked version, in a place of its own."""
+"""uv, which builds the environments of releases, at its locked version and in a place of its own."""
 
 from __future__ import annotations
 
@@ -8,38 +8,22 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import link_atomically, read_text, write_atomically
-from ansible.module_utils.release import UV
 
-DOCUMENTATION = r"""
----
-module: uv_tool
-short_description: uv, which builds the environments of releases, installed from a lock with hashes
-options:
-  lock:
-    description: Content of a requirements file with hashes that names uv.
-    type: str
-    required: true
-"""
-
-EXAMPLES = r"""
-- name: The tool uv is installed
-  uv_tool:
-    lock: "{{ lookup('ansible.builtin.file', 'requirements-uv.txt') }}"
-"""
+UV = Path("/opt/flask-on-metal/uv/bin/uv")
+"""By way of a link to the version in use."""
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(argument_spec={"lock": {"type": "str", "required": True}}, supports_check_mode=True)
-    lock = module.params["lock"]
+def install(module: AnsibleModule, lock: str) -> None:
+    """Bring about uv as a lock names it; nothing to do costs two reads.
+
+    Args:
+        module: Runs commands, and fails where the package index can't be reached.
+        lock: Content of a requirements file with hashes that names uv.
+    """
     link = UV.parent.parent
     folder = link.with_name(f"uv-{hashlib.sha256(lock.encode()).hexdigest()[:8]}")
     # Written last, so that an interrupted installation is started over.
     complete = folder / "requirements.txt"
-    if read_text(complete) == lock and link.is_symlink() and link.readlink() == Path(folder.name):
-        module.exit_json(changed=False)
-    if module.check_mode:
-        module.exit_json(changed=True)
     if read_text(complete) != lock:
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -55,9 +39,5 @@ def main() -> None:
                 msg=f"uv could not be installed: is the package index reachable from this host? {(err or out).strip()}"
             )
         written.replace(complete)
-    link_atomically(link, folder.name)
-    module.exit_json(changed=True)
-
-
-if __name__ == "__main__":
-    main()
+    if not link.is_symlink() or link.readlink() != Path(folder.name):
+        link_atomically(link, folder.name)
