@@ -39,8 +39,8 @@ def tuned(
     workers = processes or max(cores, 1)
     return {
         "processes": workers,
-        # For requests that wait (a database, another service), so that they don't keep fast ones from being served. They
-        # take turns in Python, and each one more costs the others: 8 cost a tenth of the throughput of 4 (docs/performance.md).
+        # For requests that wait (a database, another service), so that they don't keep fast ones from being served.
+        # They take turns in Python, which costs more the more there are: docs/performance.md.
         "threads": threads or 4,
         "harakiri": harakiri,
         # NGINX waits longer than uWSGI works: the worker is killed and named in the journal, before the client is told.
