@@ -49,7 +49,10 @@ def facts() -> dict[str, Any]:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
             if found := re.search(r"\d+\.\d+[\w.]*", done.stdout + done.stderr):
                 versions[name] = found[0]
+    groups = Path("/proc/sys/kernel/sched_autogroup_enabled")
     return {
+        # The kernel's, which share the CPU between sessions and not between programs.
+        "automatic_groups": groups.exists() and groups.read_text().strip() == "1",
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
         "kernel": platform.release(),
         "cores": len(os.sched_getaffinity(0)),
