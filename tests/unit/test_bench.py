@@ -496,6 +496,16 @@ def test_slowest_tasks_are_those_of_the_median() -> None:
     assert outcome.slowest(2) == [("even", 2.0), ("once", 1.0)]
 
 
+def test_hosts_are_those_of_the_group_web_whatever_colours_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_FORCE_COLOR", "1")
+    (tmp_path / "hosts.yml").write_text(
+        "web: {hosts: {web1: {}, web2.example.org: {}}}\ndatabase: {hosts: {db1: {}}}\n"
+    )
+    assert work.hosts_of(tmp_path) == ["web1", "web2.example.org"]
+
+
 def test_work_is_refused_without_a_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hosts.yml").write_text("web: {hosts: {}}\n")
     assert cli.main(["ansible", str(tmp_path), str(tmp_path)]) == 1

@@ -92,11 +92,17 @@ def changed(output: str) -> int:
     return sum(int(number) for _, number, _, _ in RECAP.findall(output))
 
 
+def surroundings() -> dict[str, str]:
+    """Return the environment in which Ansible lists all tasks, and without colours, whoever asked for them."""
+    return {**os.environ, "PROFILE_TASKS_TASK_OUTPUT_LIMIT": "all", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+
+
 def hosts_of(inventory: Path) -> list[str]:
     """List the hosts in the group web."""
     done = subprocess.run(
-        ["ansible", "-i", str(inventory), "web", "--list-hosts"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        ["ansible", "-i", str(inventory), "web", "--list-hosts"],
+        cwd=ROOT, env=surroundings(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
     found = [line.strip() for line in done.stdout.splitlines()[1:]]
     if done.returncode or not found:
         raise WorkError(f"{inventory} has no host in the group web: {done.stderr.strip()}")
@@ -124,10 +130,7 @@ def measure(inventory: Path, rounds: int, console: Console) -> Iterator[Outcome]
         words += [word for setting in step.settings for word in ("-e", setting)]
         for _ in range(step.times):
             begun = time.monotonic()
-            done = subprocess.run(
-                words, cwd=ROOT, text=True, capture_output=True, check=False,
-                env={**os.environ, "PROFILE_TASKS_TASK_OUTPUT_LIMIT": "all", "ANSIBLE_NOCOLOR": "1"},
-            )  # fmt: skip
+            done = subprocess.run(words, cwd=ROOT, env=surroundings(), text=True, capture_output=True, check=False)
             outcome.seconds.append(time.monotonic() - begun)
             if done.returncode:
                 raise WorkError(f"{' '.join(words)} failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
