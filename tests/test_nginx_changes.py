@@ -13,7 +13,7 @@ pytestmark = pytest.mark.disturbs
 
 STATE = """
 echo "== tree"; find /etc/nginx -type f -o -type l | sort | xargs sha256sum 2>/dev/null
-echo "== workers"; pgrep --parent "$(cat /run/nginx.pid)"
+echo "== workers"; pgrep --parent "$(cat /run/nginx.pid)" --full 'nginx: worker'
 echo "== id"; python3 - <<'END'
 import socket
 s = socket.socket(socket.AF_UNIX); s.connect("/run/nginx/status.sock")

@@ -32,7 +32,7 @@ echo "== loaded"
 systemctl list-units --all --plain --no-legend "$1@*.service" "$1@*.socket" | awk '$3 != "inactive" {print $1}' | sort
 echo "== enabled"; find /etc/systemd/system -path '*.wants/*' -name "$1@*" -printf '%f\\n' | sort
 echo "== drop-ins"; find /etc/systemd/system -maxdepth 1 -name "$1@*.service.d" -printf '%f\\n' | sort
-echo "== nginx"; ps -o pid= --ppid "$(cat /run/nginx.pid)" | sort
+echo "== nginx"; pgrep --parent "$(cat /run/nginx.pid)" --full 'nginx: worker' | sort
 echo "== lock"; cat "/run/flask-on-metal/$1.lock" 2>/dev/null || true
 """
 

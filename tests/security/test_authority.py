@@ -53,7 +53,7 @@ systemctl start pebble@plain
 timeout 30 bash -c 'until 2>/dev/null >/dev/tcp/localhost/14000; do sleep 0.1; done'
 """
 """Started, it does not listen yet."""
-WORKERS = 'pgrep --parent "$(cat /run/nginx.pid)" | sort'
+WORKERS = "pgrep --parent \"$(cat /run/nginx.pid)\" --full 'nginx: worker' | sort"
 
 
 @dataclass
