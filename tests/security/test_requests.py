@@ -268,3 +268,10 @@ def test_server_has_taken_no_harm(host: Host, promised: Promised, prober: App) -
                 pool.submit(exchange, promised.addresses[0], None, sent, port=port, tls=False)
     assert as_root(host, STATE) == before, "a worker of NGINX ended, or something grave was logged"
     assert ask(promised.addresses[0], prober.canonical, prober.health_path).status == 200
+
+
+def test_answer_with_long_headers_reaches_the_client(promised, prober):
+    # A session's cookie may be 4 KB long, and is not the only header.
+    value = "x" * 6000
+    answer = ask(promised.addresses[0], prober.canonical, f"/long-header?answer-X-Long={value}")
+    assert (answer.status, answer.headers.get("x-long")) == (200, value)
