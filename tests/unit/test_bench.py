@@ -496,10 +496,24 @@ def test_slowest_tasks_are_those_of_the_median() -> None:
     assert outcome.slowest(2) == [("even", 2.0), ("once", 1.0)]
 
 
-def test_hosts_are_those_of_the_group_web_whatever_colours_are_asked_for(
+def test_what_ansible_really_says_is_read_whatever_colours_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANSIBLE_FORCE_COLOR", "1")
+    # More than are listed by default.
+    tasks: list[dict[str, Any]] = [{"name": f"Look {n}", "ansible.builtin.debug": {"msg": n}} for n in range(6)]
+    tasks.append({"name": "Change", "ansible.builtin.command": "true"})
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", str(tmp_path / "play.yml")],
+        cwd=ROOT, env=work.surroundings(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert work.changed(done.stdout) == 1
+    assert set(work.task_seconds(done.stdout)) == {task["name"] for task in tasks}
+
+
+def test_hosts_are_those_of_the_group_web(tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").write_text(
         "web: {hosts: {web1: {}, web2.example.org: {}}}\ndatabase: {hosts: {db1: {}}}\n"
     )
