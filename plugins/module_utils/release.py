@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import stat
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,16 +200,43 @@ def stands(run: RunCommand, release: Release) -> bool:
     return status == 0 and sorted(out.split()) == ["ActiveState=active"] * 2 + ["UnitFileState=enabled"] * 2
 
 
+@contextlib.contextmanager
+def awake(fifo: Path) -> Iterator[None]:
+    """Have uWSGI's master look at once whether its workers have ended.
+
+    It looks once a second, and whenever its FIFO has something; a newline is no command there.
+    """
+    over = threading.Event()
+
+    def nudge() -> None:
+        while not over.wait(0.02):
+            # The folder is the app's: a link or a file in the FIFO's place is not written to.
+            with contextlib.suppress(OSError):
+                descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+                try:
+                    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                        os.write(descriptor, b"\n")
+                finally:
+                    os.close(descriptor)
+
+    nudger = threading.Thread(target=nudge, daemon=True)
+    nudger.start()
+    try:
+        yield
+    finally:
+        over.set()
+        nudger.join()
+
+
 def stop_instance(run: RunCommand, release: Release) -> str:
     """Disable and stop a release's units: the service gracefully first, its socket after it.
 
     Both in one order, where systemd goes backwards through the service's After=: stopped one by one, a connection that
     still waits in the socket would start the service again in between.
     """
-    complaints = [
-        systemctl(run, "disable", "--quiet", release.service, release.socket),
-        systemctl(run, "stop", release.service, release.socket),
-    ]
+    complaints = [systemctl(run, "disable", "--quiet", release.service, release.socket)]
+    with awake(release.runtime / "private" / "master.fifo"):
+        complaints.append(systemctl(run, "stop", release.service, release.socket))
     systemctl(run, "reset-failed", release.service, release.socket)
     return "; ".join(filter(None, complaints))
 

@@ -258,6 +258,53 @@ def test_service_and_socket_stop_in_one_order() -> None:
     assert [words for words in seen if words[0] == "stop"] == [["stop", release.service, release.socket]]
 
 
+def stopped_with(release: Release, seconds: float) -> None:
+    """Stop a release whose units take some time to end."""
+
+    def run(words: list[str]) -> tuple[int, str, str]:
+        time.sleep(seconds if words[1] == "stop" else 0)
+        return 0, "", ""
+
+    assert stop_instance(run, release) == ""
+
+
+def test_master_that_stops_is_kept_awake(app: App) -> None:
+    release = Release(app, IDS[0])
+    fifo = release.runtime / "private" / "master.fifo"
+    fifo.parent.mkdir(parents=True)
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        stopped_with(release, 0.2)
+        heard = os.read(reader, 100)
+        # Nothing that uWSGI would take for a command.
+        assert set(heard) == {ord("\n")}
+        time.sleep(0.1)
+        assert os.read(reader, 100) == b""
+    finally:
+        os.close(reader)
+
+
+def test_what_an_app_puts_in_the_fifos_place_is_not_written(app: App, tmp_path: Path) -> None:
+    release = Release(app, IDS[0])
+    fifo = release.runtime / "private" / "master.fifo"
+    fifo.parent.mkdir(parents=True)
+    fifo.write_text("untouched")
+    stopped_with(release, 0.1)
+    assert fifo.read_text() == "untouched"
+    fifo.unlink()
+    # Another app's, say.
+    others = tmp_path / "master.fifo"
+    os.mkfifo(others)
+    fifo.symlink_to(others)
+    reader = os.open(others, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        stopped_with(release, 0.1)
+        assert os.read(reader, 100) == b""
+    finally:
+        os.close(reader)
+
+
 # --- the queue
 
 
