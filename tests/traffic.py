@@ -42,11 +42,10 @@ from types import TracebackType
 from typing import IO, Self
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from flask_on_metal.simulate.content import Content
-from flask_on_metal.simulate.load import Outcome, percentile
+from flask_on_metal.simulate.load import OneAddress, Outcome, percentile
 from flask_on_metal.simulate.readback import PAGE_TIMEOUT, ReadBack, Reader, read_back
 
 LEAD = 0.05
@@ -714,26 +713,6 @@ class Load:
         if not back.complete:
             return Posts(accepted, None, None, False, back.reason)
         return Posts(accepted, back.lost, back.altered, True)
-
-
-class OneAddress(AbstractResolver):
-    """Resolves every name to the address under test."""
-
-    def __init__(self, address: str) -> None:
-        """Know the address."""
-        self._address = address
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Give the address."""
-        found = socket.getaddrinfo(self._address, port, type=socket.SOCK_STREAM)[0]
-        return [
-            ResolveResult(hostname=host, host=str(found[4][0]), port=port, family=found[0], proto=found[2], flags=0)
-        ]
-
-    async def close(self) -> None:
-        """Have nothing to close."""
 
 
 def is_address(domain: str) -> bool:

@@ -29,6 +29,7 @@ ALIASES = {
     "to": "flask_app_to",
     "maintenance": "flask_app_maintenance",
     "pages": "flask_app_purge",
+    "drain": "balancer_drain",
     "force_certificates": "certificate_acme_force",
 }
 """What the playbooks take with -e, and the options that they set by it."""
@@ -49,6 +50,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         _, arguments = self.validate_argument_spec(
             argument_spec={
                 "group": {"type": "str", "default": "web"},
+                "others": {"type": "list", "elements": "str", "default": []},
                 "roles": {"type": "list", "elements": "str", "default": []},
             }
         )
@@ -57,11 +59,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if text := option_check.empty_group(arguments["group"], variables["groups"], inventory):
             raise failure(f"the group {arguments['group']} has no hosts", text)
 
+        groups = [arguments["group"], *arguments["others"]]
         roles = option_check.load_roles(ROOT / "roles", arguments["roles"])
+        members = [host for group in groups for host in variables["groups"].get(group, ())]
+        if twice := sorted({host for host in members if members.count(host) > 1}):
+            raise failure(
+                "hosts are in several groups",
+                f"{', '.join(twice)}: in more than one of {', '.join(groups)}. Each host is one of them, as its"
+                " certificate says. No host was touched.",
+            )
         in_play = set(variables["ansible_play_hosts_all"])
-        hosts = [host for host in variables["groups"][arguments["group"]] if host in in_play]
+        hosts = [host for group in groups for host in variables["groups"].get(group, ()) if host in in_play]
         reports, options = {}, {}
-        for host in hosts:
+        for host in dict.fromkeys(hosts):
             evaluator = self._evaluator(roles, variables["hostvars"], host)
             reports[host], options[host] = option_check.check_host(roles, evaluator)
         option_check.check_only(reports, options)

@@ -33,6 +33,7 @@ HOW = {
     "limits",
     "maintenance",
     "cache",
+    "idempotent",
     "hooks",
     "sqlite",
 }

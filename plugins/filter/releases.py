@@ -26,6 +26,22 @@ def made_of(records: Iterable[Mapping[str, Any]], asked: Mapping[str, str]) -> l
     return [record for record in records if all(record.get(name) == asked[name] for name in ("input", "rendered"))]
 
 
+def batches(hosts: Iterable[str], rolling: str, soak: int) -> list[list[str]]:
+    """Cut the hosts into those that switch at the same time.
+
+    Args:
+        hosts: in the order in which they switch.
+        rolling: how many at a time, as "2" or "25%"; always one at least.
+        soak: seconds that the first one is watched alone; with 0 it isn't a batch of its own.
+    """
+    left = list(hosts)
+    number = float(rolling.rstrip("%"))
+    size = max(1, int(len(left) * number / 100 if rolling.endswith("%") else number))
+    first = left[:1] if soak else []
+    left = left[len(first) :]
+    return [batch for batch in [first, *(left[at : at + size] for at in range(0, len(left), size))] if batch]
+
+
 def releases_table(states: Mapping[str, Mapping[str, Any]], app: str) -> str:
     """Lay out all releases of an app, by host and the newest first."""
     rows = [
@@ -96,6 +112,7 @@ class FilterModule:
         return {
             "way_back": way_back,
             "made_of": made_of,
+            "batches": batches,
             "releases_table": releases_table,
             "releases_summary": releases_summary,
         }

@@ -35,6 +35,13 @@ Spec = Mapping[str, object]
 """The description of one option, as argument_specs.yml has it."""
 
 
+SECRET = re.compile(
+    r"flask_app_release_key\b|certificate_acme_eab_hmac_key\b|flask_apps\[\d+\]\.secrets\b"
+    r"|postgresql_\w+_password\b|postgresql_databases\[\d+\]\.password\b"
+)
+"""Paths of options that are never shown."""
+
+
 class BadValue(ValueError):
     """A value that can't be used.
 
@@ -106,7 +113,7 @@ class Report:
 
     def is_hidden(self, where: str) -> bool:
         """Tell whether the value at a path may not be shown."""
-        own = re.match(r"flask_app_release_key\b|certificate_acme_eab_hmac_key\b|flask_apps\[\d+\]\.secrets\b", where)
+        own = SECRET.match(where)
         return own is not None or any(is_below(where, path) for path in self.hidden)
 
     @property
@@ -419,9 +426,9 @@ RESERVED = {
         postfix postgres proxy redis render root sasl sgx shadow src staff sudo sync sys syslog tape tcpdump tss tty
         users utmp uucp uuidd video voice www-data""",
     "a unit of systemd or of a Debian package": """
-        apparmor apt-daily autovt certbot console-getty container-getty cron dbus e2scrub fail2ban fstrim getty ifup
-        keepalived logrotate modprobe networking nftables nginx openvpn postgresql rsyslog serial-getty ssh sshd
-        unattended-upgrades user-runtime-dir uwsgi""",
+        apparmor apt-daily autovt certbot console-getty container-getty cron dbus e2scrub etcd fail2ban fstrim getty
+        ifup keepalived logrotate modprobe networking nftables nginx openvpn patroni postgresql rsyslog serial-getty
+        ssh sshd unattended-upgrades user-runtime-dir uwsgi""",
     "an entry of /run": "blkid credentials initctl lock log mount needrestart network screen shm systemd udev user",
     "a name of this project's own": "flask-on-metal",
 }
@@ -890,6 +897,18 @@ def check_firewall_rule(rule: str) -> None:
         raise BadValue("its braces don't match.")
 
 
+def check_rolling(text: str) -> None:
+    """Check a number of hosts, or a share of them."""
+    if not re.fullmatch(r"[1-9]\d*|(?:[1-9]\d?|100)%", text):
+        raise BadValue('it must be a number of hosts or a share of them, as in 1 or "25%".')
+
+
+def check_address(text: str) -> None:
+    """Check an IPv4 or IPv6 address."""
+    if not is_address(text):
+        raise BadValue("it must be an IPv4 or IPv6 address, as in 192.0.2.10.")
+
+
 def check_network(text: str) -> None:
     """Check an address or a network."""
     try:
@@ -934,6 +953,7 @@ VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
     "flask_apps[].cache.paths[]": check_kept_path,
     "flask_apps[].cache.cookies[]": check_cookie,
     "flask_apps[].cache.size": check_max_body,
+    "flask_apps[].idempotent[]": check_kept_path,
     "flask_app_purge[]": check_purged_path,
     "flask_apps[].shared[]": check_shared_path,
     "flask_apps[].sqlite[]": check_shared_path,
@@ -942,12 +962,14 @@ VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
     "flask_apps[].hooks.after_activate": check_hook,
     "flask_apps[].certificate.key": check_own_file,
     "flask_apps[].certificate.fullchain": check_own_file,
+    "balancer_addresses[]": check_address,
     "certificate_acme_directory": check_acme_directory,
     "certificate_acme_email": check_email,
     "certificate_acme_ca_file": check_ca_file,
     "certificate_acme_eab_kid": check_eab_kid,
     "certificate_acme_eab_hmac_key": check_eab_hmac_key,
     "flask_app_break_lock": check_run,
+    "flask_app_rolling": check_rolling,
     "flask_app_to": check_release_id,
     "host_ca_certificates[]": check_certificate_file,
     "host_firewall_rules[]": check_firewall_rule,
@@ -964,12 +986,17 @@ VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
 """What a text must be, by its option; [] stands for each element of a list."""
 
 RANGES: Mapping[str, tuple[int, int | None, str]] = {
+    "balancer_keepalive": (1, None, ""),
+    "balancer_router_id": (1, 255, "VRRP has no others"),
+    "balancer_weight": (1, None, "a host that shall have no requests is drained"),
+    "certificate_internal_days": (90, None, "no host renews it by itself"),
     "certificate_days": (
         31,
         None,
         "a certificate is renewed when 30 days of it are left, so a shorter one would be at each run",
     ),
     "flask_app_keep": (2, None, "with fewer there is no release to go back to"),
+    "flask_app_soak": (0, 300, "the lock on the releases isn't renewed meanwhile"),
     "flask_app_lock_limit": (
         60,
         None,
@@ -988,6 +1015,7 @@ RANGES: Mapping[str, tuple[int, int | None, str]] = {
     "flask_apps[].worker_memory": (64, None, "with less, workers would be replaced all the time"),
     "host_access_undo_seconds": (20, 3600, "a new connection needs time to succeed, and a mistake an end"),
     "host_ssh_rate": (10, 100000, "with less, a run without a kept connection would meet the limit"),
+    "nginx_balancer_port": (1024, 65535, ""),
     "nginx_client_timeout": (1, None, ""),
     "nginx_keepalive_timeout": (0, None, ""),
     "nginx_large_header_buffers": (1, None, ""),

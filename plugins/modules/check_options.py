@@ -17,6 +17,11 @@ options:
     description: The group whose hosts are checked. It must have one.
     type: str
     default: web
+  others:
+    description: More groups whose hosts are checked, where the inventory has them.
+    type: list
+    elements: str
+    default: []
   roles:
     description: The roles whose options are checked. Empty means all.
     type: list

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import pwd
@@ -38,7 +39,8 @@ RETURN = r"""
 ansible_facts:
   description: distribution and distribution_major_version, as M(ansible.builtin.setup) names them, and
     installed_packages, the names of Debian packages that are completely installed,
-    accounts, home and shell of each by its name, and
+    accounts, home and shell of each by its name,
+    networks, the interface of each address, which is written with its prefix, and
     ssh_ports, where sshd or its socket listens.
   type: dict
   returned: always
@@ -58,6 +60,19 @@ def ssh_ports(module: AnsibleModule) -> list[int]:
     if "ActiveState=active" in socket:
         found += re.findall(r"^Listen=.*:(\d+) \(Stream\)$", socket, re.MULTILINE)
     return sorted({int(port) for port in found}) or [22]
+
+
+def networks(module: AnsibleModule) -> dict[str, str]:
+    """Tell which interface is in which network, by its addresses there."""
+    status, listed, _ = module.run_command(["ip", "-json", "address"])
+    links = json.loads(listed) if status == 0 else []
+    return {
+        f"{entry['local']}/{entry['prefixlen']}": link["ifname"]
+        for link in links
+        for entry in link.get("addr_info", [])
+        # A network of one address is a floating one's.
+        if entry.get("scope") == "global" and entry["prefixlen"] not in (32, 128)
+    }
 
 
 def main() -> None:
@@ -92,6 +107,7 @@ def main() -> None:
         "installed_packages": [line[3:] for line in packages.splitlines() if line.startswith("ii ")],
         "accounts": {entry.pw_name: [entry.pw_dir, entry.pw_shell] for entry in pwd.getpwall()},
         "ssh_ports": ssh_ports(module),
+        "networks": networks(module),
     }
     module.exit_json(changed=False, ansible_facts=facts)
 

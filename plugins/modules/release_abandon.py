@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from ansible.module_utils.release import release_module, serving, stop_instance, systemctl
+from typing import Any
+
+from ansible.module_utils.filesystem import link_atomically
+from ansible.module_utils.kept_pages import forget
+from ansible.module_utils.release import (
+    Release,
+    release_module,
+    serving,
+    stop_instance,
+    systemctl,
+    wait_for_empty_queue,
+)
 from ansible.module_utils.release_lock import Lock
 
 DOCUMENTATION = r"""
@@ -12,6 +23,8 @@ short_description: Stops a release that was refused, and fails with all that the
 description:
   - The folder of a new release is kept for a look, and marked. A release that was marked is never a rollback target.
   - A release that had served before and was to be gone back to keeps its folder and gets no mark.
+  - Where it serves already and another host of the run refused it, traffic goes back to what served before, which
+    still runs.
   - Gives the run's lock back.
 options:
   app: {description: Name of the app., type: str, required: true}
@@ -20,6 +33,18 @@ options:
   step: {description: Name of the task that refused it., type: str, required: true}
   reason: {description: What that task said., type: str, required: true}
   next: {description: The command to run when the cause is mended., type: str, required: true}
+  back:
+    description: Whether traffic has gone to it on this host, and is to go back.
+    type: bool
+    default: false
+  previous:
+    description: Where traffic is to go back. Empty where nothing served before.
+    type: str
+    default: ""
+  served_before:
+    description: Whether it is an earlier release that a rollback went to.
+    type: bool
+    default: false
   secrets: {description: Values to cut out of the output., type: dict, default: {}}
 """
 
@@ -37,12 +62,28 @@ EXAMPLES = r"""
 
 def main() -> None:
     """Run the module."""
-    arguments = {name: {"type": "str", "required": True} for name in ("step", "reason", "next")}
+    arguments: dict[str, Any] = {name: {"type": "str", "required": True} for name in ("step", "reason", "next")}
+    arguments |= {name: {"type": "bool", "default": False} for name in ("back", "served_before")}
+    arguments["previous"] = {"type": "str", "default": ""}
     # What is done here concerns the refused release alone, and is right even when somebody broke the lock.
     module, release = release_module(arguments, locked=False)
     args, run = module.params, module.run_command
     current = release.app.current()
     lines = [f"Release {release.id} of {release.app.name} was refused at the step “{args['step']}”: {args['reason']}"]
+    if current == release and args["back"] and not module.check_mode:
+        current = Release(release.app, args["previous"]) if args["previous"] else None
+        if current:
+            link_atomically(release.app.link, f"releases/{current.id}")
+            # Pages that it sent in the meantime find their static files.
+            link_atomically(release.app.previous_link, f"releases/{release.id}")
+            current.unmark("withdrawn")
+        else:
+            release.app.link.unlink()
+        if not args["served_before"]:
+            release.unmark("activated")
+        wait_for_empty_queue(run, release, 70)
+        forget(release.app.name)
+        lines.append("It served here already, and this host has gone back.")
     if current == release:
         lines[0] = f"Release {release.id} of {release.app.name} serves, but “{args['step']}” failed: {args['reason']}"
         lines.append("What else follows the switch, the next run does.")
@@ -55,7 +96,7 @@ def main() -> None:
             # A full disk, for one. Without a mark it counts as unfinished: no way back leads there either.
             lines.append(f"It can't be marked as failed ({error.strerror}), so the next run removes it.")
         # A release that nobody waits for needs no grace; one whose probe hangs would take all of it.
-        if not serving(run, release):
+        if not args["back"] and not serving(run, release):
             systemctl(run, "kill", "--signal=SIGKILL", release.service)
         if complaint := stop_instance(run, release):
             lines.append(f"Its instance did not stop cleanly: {complaint}")

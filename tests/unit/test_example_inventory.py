@@ -23,6 +23,9 @@ PASSWORD = EXAMPLE / "vault-password.example"
 VAULT = EXAMPLE / "group_vars" / "all" / "vault.yml"
 APPS = EXAMPLE / "group_vars" / "all" / "apps.yml"
 WEB = EXAMPLE / "group_vars" / "web" / "host.yml"
+# Of several hosts. It is a folder in the other's, so Ansible is told not to read it with that (ansible.cfg).
+CLUSTER = EXAMPLE / "cluster"
+SHARED = CLUSTER / "group_vars" / "all" / "cluster.yml"
 
 DOCUMENTATION_NETWORKS = [ipaddress.ip_network(net) for net in ("192.0.2.0/24", "2001:db8::/32")]
 NOT_WRITTEN = {
@@ -30,6 +33,18 @@ NOT_WRITTEN = {
     "certificate_wanted",
     "nginx_sites",
     "uwsgi_unit_names",
+    "host_firewall_services",
+    "nginx_balancers",
+    "nginx_internal_directory",
+    "nginx_internal_made_of",
+    "certificate_internal_tier",
+    "certificate_internal_names",
+    "certificate_internal_group",
+    "balancer_drain_passing",
+    # They follow from the inventory's groups.
+    "balancer_web_hosts",
+    "postgresql_address",
+    "postgresql_clients",
     # Asked for with -e, for one run.
     "certificate_acme_force",
     "flask_app_only",
@@ -40,6 +55,11 @@ NOT_WRITTEN = {
     "flask_app_break_lock",
     "flask_app_maintenance",
     "flask_app_purge",
+    "balancer_drain_hosts",
+    "balancer_drain_without",
+    "balancer_drain",
+    # Of single hosts: cluster/hosts.yml has it.
+    "balancer_weight",
 }
 
 # Throw-away hosts are no business of an operator's, and the benchmark has an inventory of its own.
@@ -113,7 +133,7 @@ def test_the_vault_is_encrypted_and_holds_what_the_other_files_ask_for() -> None
     assert set(secrets) == asked_for
 
 
-@pytest.mark.parametrize("path", [APPS, WEB], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [APPS, WEB, SHARED], ids=lambda path: path.name)
 def test_every_option_in_the_example_exists(path: Path) -> None:
     shown = options(path)
     assert sorted(set(shown) - set(SPECS)) == []
@@ -124,11 +144,11 @@ def test_every_option_in_the_example_exists(path: Path) -> None:
 def test_every_option_there_is_is_in_the_example() -> None:
     assert set(SPECS) >= NOT_WRITTEN, "an option that no longer exists is left out"
     shown = options(APPS)
-    assert sorted(set(SPECS) - NOT_WRITTEN - set(shown) - set(options(WEB))) == []
+    assert sorted(set(SPECS) - NOT_WRITTEN - set(shown) - set(options(WEB)) - set(options(SHARED))) == []
     assert sorted(set(APP_SPECS) - set(shown["flask_apps"][0])) == []
 
 
-@pytest.mark.parametrize("path", [APPS, WEB], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [APPS, WEB, SHARED], ids=lambda path: path.name)
 def test_what_is_commented_out_is_the_default(path: Path) -> None:
     specs = SPECS | APP_SPECS
     found = commented_out(path)
@@ -150,6 +170,22 @@ def test_the_check_of_the_options_passes(tmp_path: Path, everything: bool) -> No
             copy.write_text(uncommented(copy.read_text()))
     told = run("ansible-playbook", tmp_path, "-v", "-i", inventory, ROOT / "playbooks" / "preflight.yml")
     assert "The options of 1 host are right." in told
+
+
+def test_the_cluster_is_an_inventory_of_its_own(tmp_path: Path) -> None:
+    groups = {
+        name: sorted(group["hosts"])
+        for name, group in json.loads(run("ansible-inventory", tmp_path, "-i", CLUSTER, "--list")).items()
+        if "hosts" in group
+    }
+    assert {name: len(hosts) for name, hosts in groups.items()} == {"balancer": 2, "web": 2, "database": 3}
+    told = run("ansible-playbook", tmp_path, "-v", "-i", CLUSTER, ROOT / "playbooks" / "preflight.yml")
+    assert "The options of 7 hosts are right." in told
+    template = "{{ newsboard_database_url }}"
+    url = run(
+        "ansible", tmp_path, "-i", CLUSTER, groups["web"][0], "-m", "ansible.builtin.debug", "-a", f"msg={template}"
+    )
+    assert "host=192.0.2.31:5432&host=192.0.2.32:5432&host=192.0.2.33:5432&target_session_attrs=read-write" in url
 
 
 def test_requirements_name_the_collections_in_use_and_what_is_tested_satisfies_them() -> None:

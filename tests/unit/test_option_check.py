@@ -811,7 +811,7 @@ INVENTORY: dict[str, Any] = {
     "all": {
         "children": {
             "web": {"hosts": {"web1": {"ansible_host": "192.0.2.1"}, "web2": {"ansible_host": "192.0.2.2"}}},
-            "database": {"hosts": {"db1": {"ansible_host": "192.0.2.3"}}},
+            "storage": {"hosts": {"db1": {"ansible_host": "192.0.2.3"}}},
         }
     }
 }
@@ -907,6 +907,23 @@ def test_a_limit_without_web_hosts_passes(play: Play, source: Path) -> None:
     outcome = play(INVENTORY, "nginx_adpot: true", "-v", "--limit", "db1")
     assert "No host of web is in the limit." in outcome.text
     assert outcome.code == 0
+
+
+def test_the_other_tiers_are_checked_as_well(play: Play, source: Path) -> None:
+    hosts = {"web": {"hosts": {"web1": {}}}, "balancer": {"hosts": {"b1": {"balancer_router_id": 300}}}}
+    outcome = play(
+        {"all": {"children": hosts}},
+        f"flask_apps: [{{name: news, domains: [a.example], source: {source}, wsgi: 'newsboard:app'}}]",
+    )
+    assert "balancer_router_id = 300" in outcome.text
+    assert "[b1]" in outcome.text
+    assert outcome.connections == ""
+
+
+def test_a_host_is_of_one_tier_alone(play: Play, source: Path) -> None:
+    outcome = play({"all": {"children": {"web": {"hosts": {"web1": {}}}, "database": {"hosts": {"web1": {}}}}}})
+    assert "web1: in more than one of web, balancer, database" in outcome.text
+    assert outcome.connections == ""
 
 
 @pytest.mark.parametrize("inventory", [{"all": {}}, {"webs": {"hosts": {"web1": {}}}}], ids=["no hosts", "misspelt"])

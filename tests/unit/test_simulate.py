@@ -655,3 +655,13 @@ def test_a_self_signed_board_needs_ca_file_or_insecure(tmp_path: Path) -> None:
         asyncio.run(go())
     assert asyncio.run(go("--insecure")).exit_status == 0
     assert asyncio.run(go("--ca-file", str(cert))).exit_status == 0
+
+
+def test_an_address_is_connected_to_wherever_the_name_leads() -> None:
+    async def go() -> Report:
+        async with serving(Board()) as url:
+            named = url.with_host("news.invalid")
+            asked, _ = parse(["--duration", "0.2", "--deadline-ms", "1000", "--address", "127.0.0.1", str(named)])
+            return await simulate(asked, Signals())
+
+    assert asyncio.run(go()).exit_status == 0

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from yarl import URL
 
 from flask_on_metal.simulate.content import Content
-from flask_on_metal.simulate.load import Load, Pace, Tally, percentile
+from flask_on_metal.simulate.load import Load, OneAddress, Pace, Tally, percentile
 from flask_on_metal.simulate.readback import PAGE_TIMEOUT, Reader, ReadError, parse_latest, read_back
 from flask_on_metal.simulate.report import Report
 
@@ -83,6 +83,7 @@ class Options:
     comments_ratio: float = 0.8
     max_late: float = 0.01
     tls: ssl.SSLContext | bool = True
+    address: str | None = None
 
 
 class Signals:
@@ -182,6 +183,11 @@ def _parser() -> argparse.ArgumentParser:
         help="safety bound on posts under way; one that falls due beyond it is counted as not sent "
         "(default 10000, or what `ulimit -n` allows)",
     )  # fmt: skip
+    add(
+        "--address",
+        metavar="ADDRESS",
+        help="connect there, wherever the URL's name leads, as before a change of DNS",
+    )
     trust = parser.add_mutually_exclusive_group()
     trust.add_argument("--ca-file", type=Path, metavar="FILE", help="trust the certificates in FILE (PEM)")
     trust.add_argument("--insecure", action="store_true", help="do not check the board's certificate")
@@ -244,6 +250,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Options, str | None]:
         comments_ratio=given.comments_ratio,
         max_late=given.max_late / 100,
         tls=_tls(given.url, given.ca_file, given.insecure),
+        address=given.address,
     )
     return options, given.json
 
@@ -283,7 +290,9 @@ async def _latest_before(session: aiohttp.ClientSession, options: Options) -> in
 async def simulate(options: Options, signals: Signals, console: Console | None = None) -> Report:
     """Make one run. `console` (on stderr) gets the progress; raises UnusableError when there is no board."""
     reading = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=options.tls),
+        connector=aiohttp.TCPConnector(
+            ssl=options.tls, resolver=OneAddress(options.address) if options.address else None
+        ),
         timeout=aiohttp.ClientTimeout(total=PAGE_TIMEOUT),
         headers={"User-Agent": "newsboard-simulate"},
     )
@@ -291,7 +300,7 @@ async def simulate(options: Options, signals: Signals, console: Console | None =
         before = await _latest_before(session, options)
         content = Content(options.seed, max(before, 0) + 1, options.comments_ratio)
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        load = Load(options.url, content, options.pace, options.tls)
+        load = Load(options.url, content, options.pace, options.tls, options.address)
         async with _progress(console, load.tally, options.pace):
             tally = await load.run(signals.stop, signals.abort)
         interrupted = signals.stop.is_set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import socket
 import ssl
 import time
 from array import array
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from flask_on_metal.simulate.content import Content
@@ -166,16 +168,39 @@ def kind_of(error: BaseException) -> str:
     return "protocol"
 
 
+class OneAddress(AbstractResolver):
+    """Resolves every name to one address."""
+
+    def __init__(self, address: str) -> None:
+        """Know the address."""
+        self._address = address
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Give the address."""
+        found = socket.getaddrinfo(self._address, port, type=socket.SOCK_STREAM)[0]
+        return [
+            ResolveResult(hostname=host, host=str(found[4][0]), port=port, family=found[0], proto=found[2], flags=0)
+        ]
+
+    async def close(self) -> None:
+        """Have nothing to close."""
+
+
 class Load:
     """Sends the posts of one run."""
 
-    def __init__(self, board: URL, content: Content, pace: Pace, tls: ssl.SSLContext | bool) -> None:
-        """Prepare to send to the board at this address."""
+    def __init__(
+        self, board: URL, content: Content, pace: Pace, tls: ssl.SSLContext | bool, address: str | None = None
+    ) -> None:
+        """Prepare to send to the board of this URL, wherever its name leads or at a given address."""
         self.pace = pace
         self.tally = Tally(bytearray(pace.posts), pace.deadline)
         self._content = content
         self._url = board / "post"
         self._tls = tls
+        self._address = address
         self._tasks: dict[asyncio.Task[None], int] = {}
         """The posts under way, by task: their numbers."""
         self._crash: BaseException | None = None
@@ -188,6 +213,7 @@ class Load:
             limit=0,  # aiohttp's own queue would make the load closed-loop
             force_close=not self.pace.keep_alive,
             ttl_dns_cache=None,  # one look-up per run: this measures the board, not the resolver
+            resolver=OneAddress(self._address) if self._address else None,
         )
         async with aiohttp.ClientSession(
             connector=connector,

@@ -1,0 +1,132 @@
+"""What operators do to an installation of several hosts, nobody notices."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+from installation import FULL, Installation, Outcome, until
+
+
+def assert_nothing_lost(outcome: Outcome) -> None:
+    """Make sure that all posts were answered 200, and are there."""
+    assert outcome.failed == {}, outcome.said
+    assert outcome.sent == outcome.accepted
+    assert (outcome.lost, outcome.altered, outcome.duplicates) == (0, 0, 0)
+
+
+def test_a_release_rolls_through_the_hosts(installation: Installation) -> None:
+    before = installation.releases()
+    with installation.load("a rolling release", 40):
+        run = installation.playbook("deploy.yml", app="newsboard", force=True, flask_app_soak=2)
+        assert run.status == 0, run.output
+    after = installation.releases()
+    assert len(set(after.values())) == 1, "one id for all"
+    assert not set(after.values()) & set(before.values())
+    assert_nothing_lost(installation.table.rows[-1].outcome)
+
+
+def test_a_release_that_the_second_host_refuses_is_nobodys(installation: Installation) -> None:
+    before = installation.releases()
+    # The last step is in its way there: what was built and probed can't become current.
+    installation.root("web2", "mkdir /srv/newsboard/.current.new")
+    try:
+        with installation.load("a release that the second host refuses", 40):
+            run = installation.playbook("deploy.yml", app="newsboard", force=True, flask_app_soak=1)
+            assert run.status != 0
+    finally:
+        installation.root("web2", "rmdir /srv/newsboard/.current.new")
+    assert "web2 refused it" in run.output
+    assert "this host has gone back" in run.output
+    assert installation.releases() == before
+    for name in ("web1", "web2"):
+        running = installation.root(name, "systemctl list-units --plain --no-legend 'newsboard@*.service'")
+        assert re.findall(r"newsboard@(\S+)\.service", running) == [before[name]]
+        assert installation.root(name, "cat /run/flask-on-metal/newsboard.lock 2>/dev/null || true") == ""
+    assert_nothing_lost(installation.table.rows[-1].outcome)
+
+
+def test_a_host_that_was_away_gets_what_the_others_serve(installation: Installation) -> None:
+    installation.variables["page_size"] = 31
+    run = installation.playbook("deploy.yml", app="newsboard", limit="web1")
+    assert run.status == 0, run.output
+    before = installation.releases()
+    assert before["web1"] != before["web2"]
+    run = installation.playbook("deploy.yml", app="newsboard")
+    assert run.status == 0, run.output
+    assert installation.releases() == {"web1": before["web1"], "web2": before["web1"]}
+
+
+def test_a_web_host_goes_out_and_comes_in(installation: Installation) -> None:
+    with installation.load("a web host drained, and taken in again", 30):
+        run = installation.playbook("drain.yml", host="web1", drain="out")
+        assert run.status == 0, run.output
+        assert installation.root("web1", "ss -Htn state established sport = :8443").strip() == ""
+        counts = installation.served_by(10)
+        # It stays out through a run of everything.
+        run = installation.playbook("site.yml", timeout=600)
+        assert run.status == 0, run.output
+        again = installation.served_by(10)
+        run = installation.playbook("drain.yml", host="web1", drain="in")
+        assert run.status == 0, run.output
+    assert counts["web1"] == again["web1"] == 0
+    until(lambda: installation.served_by(20)["web1"] > 0, 20, "web1 gets requests again")
+    assert_nothing_lost(installation.table.rows[-1].outcome)
+
+
+def test_the_last_web_host_is_not_drained(installation: Installation) -> None:
+    run = installation.playbook("drain.yml", host="web1,web2", drain="out")
+    assert run.status != 0
+    assert "one has to remain" in run.output
+    assert min(installation.served_by(20).values()) > 0
+
+
+def test_a_release_that_isnt_well_after_a_while_is_nobodys(installation: Installation) -> None:
+    before = installation.releases()
+
+    def break_it() -> None:
+        """Stop the new release on the first host while it is watched there."""
+        until(lambda: installation.releases()["web1"] != before["web1"], 120, "the first host has switched")
+        new = installation.releases()["web1"]
+        installation.root("web1", 'systemctl kill --signal=SIGSTOP "newsboard@$1.service"', new)
+
+    with ThreadPoolExecutor() as threads:
+        breaking = threads.submit(break_it)
+        run = installation.playbook("deploy.yml", app="newsboard", force=True, flask_app_soak=15, health_seconds=5)
+        breaking.result()
+    assert run.status != 0
+    assert "web1 refused it" in run.output
+    assert installation.releases() == before
+    assert min(installation.served_by(20).values()) > 0
+
+
+def test_everything_is_done_one_web_host_after_the_other(installation: Installation) -> None:
+    with installation.load("site.yml, one web host after the other, with a change of NGINX", 75):
+        run = installation.playbook("site.yml", rolling=1, nginx_client_timeout=16)
+        assert run.status == 0, run.output
+    assert_nothing_lost(installation.table.rows[-1].outcome)
+    assert installation.root("balancer1", "ls /var/lib/flask-on-metal/balancer/out").strip() == ""
+    run = installation.playbook("site.yml")
+    assert run.status == 0, run.output
+
+
+def test_hosts_reboot_one_after_the_other(installation: Installation) -> None:
+    # Of a container the kernel's own boot id says nothing.
+    begun = "systemctl show --value --property=UserspaceTimestampMonotonic"
+    boots = {name: installation.root(name, begun) for name in ("web1", "web2", "db1", "db2", "db3")}
+    with installation.load("web hosts and databases rebooted, one after the other", 150):
+        run = installation.playbook("reboot.yml", force=True, limit="web:database:localhost")
+        assert run.status == 0, run.output
+    for name, boot in boots.items():
+        assert installation.root(name, begun) != boot
+    outcome = installation.table.rows[-1].outcome
+    assert (outcome.lost, outcome.altered, outcome.duplicates) == (0, 0, 0), outcome.said
+    assert min(installation.served_by(20).values()) > 0
+
+
+if not FULL:
+    del (
+        test_a_release_that_isnt_well_after_a_while_is_nobodys,
+        test_everything_is_done_one_web_host_after_the_other,
+        test_hosts_reboot_one_after_the_other,
+    )

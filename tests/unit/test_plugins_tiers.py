@@ -1,0 +1,211 @@
+"""Several hosts: who is which tier, how they know each other, and in what order they switch."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible.module_utils.internal_authority import AuthorityError, signed
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+ROOT = Path(__file__).parents[2]
+Plugin = Callable[[str, str], ModuleType]
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({"ansible_host": "192.0.2.11"}, "192.0.2.11"),
+        ({"ansible_host": "web1.example.org", "internal_address": "10.0.0.1"}, "10.0.0.1"),
+        ({"ansible_host": "2001:DB8::0:1"}, "2001:db8::1"),
+    ],
+)
+def test_a_host_is_reached_by_its_address(plugin: Plugin, variables: dict[str, str], address: str) -> None:
+    assert plugin("filter", "tiers").tier_addresses(["web1"], {"web1": variables}) == [address]
+
+
+def test_a_host_without_an_address_is_named_with_what_to_do(plugin: Plugin) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"web1: .*web1\.example\.org is none.*internal_address: 192"):
+        plugin("filter", "tiers").tier_addresses(["web1"], {"web1": {"ansible_host": "web1.example.org"}})
+
+
+def test_addresses_are_sorted_by_family(plugin: Plugin) -> None:
+    found = plugin("filter", "tiers").by_family(["10.0.0.1", "fd00::1", "192.0.2.0/24"])
+    assert found == [("ip", ["10.0.0.1", "192.0.2.0/24"]), ("ip6", ["fd00::1"])]
+
+
+# --- batches
+
+
+@pytest.mark.parametrize(
+    ("rolling", "soak", "sizes"),
+    [
+        ("100%", 0, [10]),
+        ("100%", 5, [1, 9]),
+        ("1", 0, [1] * 10),
+        ("1", 5, [1] * 10),
+        ("4", 0, [4, 4, 2]),
+        ("25%", 0, [2, 2, 2, 2, 2]),
+        ("3%", 0, [1] * 10),
+        ("50", 0, [10]),
+    ],
+)
+def test_hosts_switch_in_batches(plugin: Plugin, rolling: str, soak: int, sizes: list[int]) -> None:
+    hosts = [f"web{number}" for number in range(10)]
+    found = plugin("filter", "releases").batches(hosts, rolling, soak)
+    assert [len(batch) for batch in found] == sizes
+    assert [host for batch in found for host in batch] == hosts
+
+
+def test_no_hosts_are_no_batch(plugin: Plugin) -> None:
+    assert plugin("filter", "releases").batches([], "1", 5) == []
+
+
+# --- certificates
+
+
+def pair(days: float = 100, key: ec.EllipticCurvePrivateKey | None = None) -> tuple[str, str]:
+    """Make an authority of the shape that the documentation has: its certificate and its key."""
+    private = key or ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=200))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM).decode(), text(private)
+
+
+def text(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
+    """Write a key in PEM form."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+@pytest.fixture
+def request_of_host(tmp_path: Path) -> str:
+    """Make a request as a host does."""
+    key = tmp_path / "key.pem"
+    key.write_text(text(ec.generate_private_key(ec.SECP256R1())))
+    words = ["openssl", "req", "-new", "-key", str(key), "-subj", "/CN=somebody else"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def sign(request: str, authority: tuple[str, str], days: int = 50) -> x509.Certificate:
+    names = ["web1", "10.0.0.1", "web1"]
+    return x509.load_pem_x509_certificate(
+        signed(request, *authority, host="web1", tier="web", names=names, days=days).encode()
+    )
+
+
+def test_a_certificate_says_what_the_inventory_says(request_of_host: str) -> None:
+    found = sign(request_of_host, pair())
+    assert found.subject.rfc4514_string() == "CN=web1,O=web"
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == ["web1", ip_address("10.0.0.1")]
+    assert not found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_openssl_trusts_it_for_both_sides(request_of_host: str, tmp_path: Path) -> None:
+    # With an authority that is made as docs/scaling.md says.
+    words = re.search(r"\$ (openssl req -x509 .*)", (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8"))
+    assert words
+    subprocess.run(shlex.split(words[1]), check=True, cwd=tmp_path, capture_output=True)
+    authority = ((tmp_path / "authority.pem").read_text(), (tmp_path / "authority-key.pem").read_text())
+    leaf = sign(request_of_host, authority).public_bytes(Encoding.PEM)
+    (tmp_path / "leaf.pem").write_bytes(leaf)
+    for purpose in ("sslserver", "sslclient"):
+        verify = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", "authority.pem", "leaf.pem"]
+        subprocess.run(verify, check=True, cwd=tmp_path, capture_output=True)
+
+
+def test_it_is_not_valid_longer_than_the_authority(request_of_host: str) -> None:
+    authority = pair(days=10)
+    found = sign(request_of_host, authority)
+    assert found.not_valid_after_utc == x509.load_pem_x509_certificate(authority[0].encode()).not_valid_after_utc
+
+
+def test_it_is_valid_as_long_as_was_asked(request_of_host: str) -> None:
+    left = sign(request_of_host, pair()).not_valid_after_utc - datetime.now(UTC)
+    assert timedelta(days=49) < left <= timedelta(days=50)
+
+
+@pytest.mark.parametrize(
+    ("authority", "complaint"),
+    [
+        (("nothing", "nothing"), "both in PEM form"),
+        ((pair()[0], pair()[1]), "not the ECDSA key of its certificate"),
+        ((pair()[0], text(rsa.generate_private_key(65537, 2048))), "not the ECDSA key"),
+        (pair(days=-1), "ended on"),
+    ],
+)
+def test_an_unfit_authority_is_refused(request_of_host: str, authority: tuple[str, str], complaint: str) -> None:
+    with pytest.raises(AuthorityError, match=complaint):
+        sign(request_of_host, authority)
+
+
+# --- networks
+
+
+def test_an_address_is_on_the_interface_of_its_network(plugin: Plugin) -> None:
+    networks = {"10.0.0.5/24": "eth1", "192.0.2.5/26": "eth0", "2001:db8::5/64": "eth0"}
+    find = plugin("filter", "tiers").interface_of
+    assert [find(address, networks) for address in ("192.0.2.9", "10.0.0.200", "2001:db8::9")] == [
+        "eth0",
+        "eth1",
+        "eth0",
+    ]
+    with pytest.raises(AnsibleFilterError, match=r"192\.0\.2\.200 is in no network .*change balancer_addresses"):
+        find("192.0.2.200", networks)
+
+
+def test_the_family_of_the_adverts_comes_first(plugin: Plugin) -> None:
+    order = plugin("filter", "tiers").same_family_first
+    assert order(["2001:db8::9", "192.0.2.9"], "192.0.2.5") == ["192.0.2.9", "2001:db8::9"]
+    assert order(["192.0.2.9", "2001:db8::9"], "2001:db8::5") == ["2001:db8::9", "192.0.2.9"]
+
+
+# --- which web hosts a balancer leaves out
+
+
+@pytest.mark.parametrize(
+    ("before", "out", "back", "by", "after"),
+    [
+        ({}, ["web1"], [], "a run", {"web1": "a run"}),
+        ({}, ["web1"], [], "an operator", {"web1": "an operator"}),
+        ({"web1": "a run"}, [], ["web1"], "a run", {}),
+        # Whom an operator took out no run takes in, whatever it does to it.
+        ({"web1": "an operator"}, ["web1"], [], "a run", {"web1": "an operator"}),
+        ({"web1": "an operator"}, [], ["web1"], "a run", {"web1": "an operator"}),
+        ({"web1": "an operator"}, [], ["web1"], "an operator", {}),
+        # What a run that failed left out, an operator takes in.
+        ({"web1": "a run"}, [], ["web1"], "an operator", {}),
+        ({"web1": "a run"}, ["web1"], [], "an operator", {"web1": "an operator"}),
+        ({"web1": "a run"}, ["web2"], ["web3"], "a run", {"web1": "a run", "web2": "a run"}),
+    ],
+)
+def test_who_is_out_and_by_whom(
+    plugin: Plugin, before: dict[str, str], out: list[str], back: list[str], by: str, after: dict[str, str]
+) -> None:
+    assert plugin("modules", "balancer_members").changed(before, out, back, by) == after
