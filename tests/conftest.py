@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
-from helpers import PROGRAMS, Ansible, App, Promised, inventory_name, read_promises, ssh_of
+from helpers import PROGRAMS, Ansible, App, Promised, inventory_name, keep_open, read_promises
 from testinfra.host import Host
 
 # testinfra asks `ansible-inventory`, and this may be a pytest that nobody activated an environment for.
@@ -55,15 +55,6 @@ def control_path() -> Iterator[str]:
     # A short one: the path of a socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="fom-") as folder:
         yield f"{folder}/%C"
-
-
-def keep_open(host: Host, control_path: str) -> Host:
-    """Have a host reached over one connection."""
-    backend = ssh_of(host)
-    extra = getattr(backend, "ssh_extra_args", None)
-    if extra and "controlpath" not in extra.lower():
-        backend.ssh_extra_args = f"{extra} -o ControlPath={control_path}"
-    return host
 
 
 @pytest.fixture(scope="module")

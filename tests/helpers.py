@@ -349,6 +349,15 @@ def ssh_of(host: Host) -> Any:
     return getattr(inner, "backend", None)
 
 
+def keep_open(host: Host, control_path: str) -> Host:
+    """Have a host reached over one connection."""
+    backend = ssh_of(host)
+    extra = getattr(backend, "ssh_extra_args", None)
+    if extra and "controlpath" not in extra.lower():
+        backend.ssh_extra_args = f"{extra} -o ControlPath={control_path}"
+    return host
+
+
 def inventory_name(host: Host) -> str:
     """Tell a host's name in the inventory."""
     return str(host.backend.get_pytest_id()).removeprefix("ansible://")

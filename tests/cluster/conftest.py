@@ -8,8 +8,7 @@ from pathlib import Path
 import ansible.module_utils
 import pytest
 import testinfra
-from conftest import keep_open
-from helpers import ROOT, Ansible
+from helpers import ROOT, Ansible, keep_open
 from installation import NAME, Installation, Table, answers, until
 
 # Certificates are signed here as the playbooks do.

@@ -103,7 +103,7 @@ def test_the_leaders_host_loses_its_power(installation: Installation) -> None:
     leader = installation.leader()
     with installation.load("database's leader without power", 75):
         installation.power_off(leader)
-        until(lambda: installation.leader() != leader, DATABASE_CEILING, "another host leads")
+        until(lambda: installation.leader() not in ("", leader), DATABASE_CEILING, "another host leads")
         installation.power_on()
     outcome = installation.table.rows[-1].outcome
     assert_kept(outcome)
@@ -153,5 +153,12 @@ def test_everything_loses_its_power(installation: Installation) -> None:
 
 
 if not FULL:
-    # Each of the databases' takes a minute and more; the short form has the one in which two could lead.
-    del test_the_leaders_host_loses_its_power, test_a_web_host_is_cut_off
+    # Each takes a minute or more. The short form has, of each tier, the fault that is hardest to get right.
+    del (
+        test_a_web_host_hangs,
+        test_a_web_host_is_cut_off,
+        test_a_balancer_whose_nginx_is_dead_gives_the_address_away,
+        test_the_leader_of_the_databases_is_killed,
+        test_the_leaders_host_loses_its_power,
+        test_everything_loses_its_power,
+    )

@@ -126,6 +126,7 @@ def test_hosts_reboot_one_after_the_other(installation: Installation) -> None:
 
 if not FULL:
     del (
+        test_a_web_host_goes_out_and_comes_in,
         test_a_release_that_isnt_well_after_a_while_is_nobodys,
         test_everything_is_done_one_web_host_after_the_other,
         test_hosts_reboot_one_after_the_other,
