@@ -102,6 +102,18 @@ def test_the_port_is_closed_to_all_but_balancers(installation: Installation) -> 
         assert installation.root("balancer1", script, installation.addresses[name]).strip() == "open"
 
 
+def test_a_database_is_closed_to_all_but_apps(installation: Installation) -> None:
+    script = 'timeout 2 bash -c \'exec 3<>/dev/tcp/$0/$1\' "$1" "$2" && echo open || echo closed'
+    address = installation.addresses["db1"]
+    for port in (80, 443, 5432, 8008, 2379, 2380):
+        with pytest.raises(OSError, match="timed out"):
+            connect(address, port, timeout=1)
+    assert installation.root("web1", script, address, "5432").strip() == "open"
+    assert installation.root("db2", script, address, "2380").strip() == "open"
+    for port in ("8008", "2379", "2380"):
+        assert installation.root("web1", script, address, port).strip() == "closed"
+
+
 ASK_WEB = """
 openssl s_client -connect "$1:8443" -servername web.flask-on-metal.internal \\
   -verify_hostname web.flask-on-metal.internal -CAfile "$2/authority.pem" -verify_return_error $3 \\

@@ -34,6 +34,7 @@ NOT_WRITTEN = {
     "nginx_sites",
     "uwsgi_unit_names",
     "host_firewall_services",
+    "host_firewall_web",
     "nginx_balancers",
     "nginx_internal_directory",
     "nginx_internal_made_of",
