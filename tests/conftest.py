@@ -24,9 +24,15 @@ os.environ["PATH"] = f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)
 # No tests: what mypy and the unit tests take for Ansible's packages.
 collect_ignore = ["stubs"]
 
+# Folders of tests that nobody runs against a live host: each has a scenario of Molecule.
+FOR_THROW_AWAY_HOSTS = ("cluster", "release", "security")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put what disturbs a host after what looks at it, and the reboot last of all."""
+    """Mark what is for throw-away hosts. Put what disturbs a host after what looks at it, the reboot last of all."""
+    for item in items:
+        if item.path.parent.name in FOR_THROW_AWAY_HOSTS:
+            item.add_marker(pytest.mark.disturbs)
     items.sort(key=lambda item: (item.path.stem == "test_reboot", item.get_closest_marker("disturbs") is not None))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from helpers_http import is_address
 from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,15 +98,6 @@ class Promised:
     options: dict[str, Any]
     binding_key: Secret = field(default_factory=lambda: Secret(""))
     """The key of certificate_acme_eab_hmac_key."""
-
-
-def is_address(domain: str) -> bool:
-    """Tell whether a domain is an IPv4 or IPv6 address."""
-    try:
-        ipaddress.ip_address(domain)
-    except ValueError:
-        return False
-    return True
 
 
 def resolved(name: str) -> list[str]:

@@ -33,13 +33,18 @@ class Answer:
         return self.body.decode(errors="replace")
 
 
+def is_address(domain: str) -> bool:
+    """Tell whether a domain is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(domain)
+    except ValueError:
+        return False
+    return True
+
+
 def in_host_header(domain: str) -> str:
     """Write a domain or address as it stands in a Host header and in an address bar."""
-    try:
-        address = ipaddress.ip_address(domain)
-    except ValueError:
-        return domain
-    return f"[{address.compressed}]" if address.version == 6 else domain
+    return f"[{ipaddress.ip_address(domain).compressed}]" if is_address(domain) and ":" in domain else domain
 
 
 def context(

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from helpers import App, Promised, as_root, is_address
-from helpers_http import NoAnswerError, ask, connect, context, handshake, in_host_header
+from helpers import App, Promised, as_root
+from helpers_http import NoAnswerError, ask, connect, context, handshake, in_host_header, is_address
 from testinfra.host import Host
 
 STRANGER = "nobody-lives-here.example"

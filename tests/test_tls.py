@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from helpers import App, Promised, as_root, blocks, is_address
-from helpers_http import NoAnswerError, context, handshake
+from helpers import App, Promised, as_root, blocks
+from helpers_http import NoAnswerError, context, handshake, is_address
 from testinfra.host import Host
 
 

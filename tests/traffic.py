@@ -21,7 +21,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import json
 import os
 import resource
@@ -42,6 +41,7 @@ from types import TracebackType
 from typing import IO, Self
 
 import aiohttp
+from helpers_http import is_address
 from yarl import URL
 
 from flask_on_metal.simulate.content import Content
@@ -713,15 +713,6 @@ class Load:
         if not back.complete:
             return Posts(accepted, None, None, False, back.reason)
         return Posts(accepted, back.lost, back.altered, True)
-
-
-def is_address(domain: str) -> bool:
-    """Tell whether a domain is an IPv4 or IPv6 address."""
-    try:
-        ipaddress.ip_address(domain)
-    except ValueError:
-        return False
-    return True
 
 
 def host_header(domain: str, port: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import re
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 # Ansible finds a project's module_utils for modules only; this runs on the control node.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
 
+from ansible.module_utils.addresses import host_form, is_address
 from ansible.module_utils.tuning import Tuning, tuned
 
 SPEC = Path(__file__).parents[2] / "roles" / "flask_app" / "meta" / "argument_specs.yml"
@@ -45,15 +45,6 @@ def with_defaults(apps: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         return values
 
     return [filled(app) for app in apps]
-
-
-def is_address(domain: str) -> bool:
-    """Whether an entry of domains is an IPv4 or IPv6 address."""
-    try:
-        ipaddress.ip_address(domain)
-    except ValueError:
-        return False
-    return True
 
 
 def listen_addresses(apps: Iterable[dict[str, Any]]) -> list[str]:
@@ -96,11 +87,6 @@ def nginx_text(value: str) -> str:
     """Quote a text for NGINX's configuration; a $ in it would be a variable, which check_options refuses."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def host_form(domain: str) -> str:
-    """Write a domain as it stands in a Host header or a listen: an IPv6 address in brackets."""
-    return f"[{ipaddress.ip_address(domain).compressed}]" if is_address(domain) and ":" in domain else domain
 
 
 def environment_file(values: dict[str, Any]) -> str:

@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 
-def address_of(host: Mapping[str, Any]) -> str:
-    """Return the address that a host (its variables) is known by to the others; its name where it has none."""
-    found = host.get("postgresql_address") or host.get("ansible_host") or host["inventory_hostname"]
-    return str(found)
+# Ansible finds a project's module_utils for modules only; this runs on the control node.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
 
-
-def is_address(text: object) -> bool:
-    """Whether it is an IPv4 or IPv6 address."""
-    try:
-        ipaddress.ip_address(str(text))
-    except ValueError:
-        return False
-    return True
-
-
-def is_network(text: object) -> bool:
-    """Whether it is an address or a network."""
-    try:
-        ipaddress.ip_network(str(text), strict=False)
-    except ValueError:
-        return False
-    return True
-
-
-def only_addresses(texts: Iterable[object]) -> list[str]:
-    """List those that are addresses, each once."""
-    return list(dict.fromkeys(str(text) for text in texts if is_address(text)))
-
-
-def not_addresses(texts: Iterable[object]) -> list[str]:
-    """List those that aren't."""
-    return [str(text) for text in texts if not is_address(text)]
+from ansible.module_utils.addresses import is_network
 
 
 def not_networks(texts: Iterable[object]) -> list[str]:
@@ -89,9 +63,6 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters as templates do."""
         return {
-            "address_of": address_of,
-            "only_addresses": only_addresses,
-            "not_addresses": not_addresses,
             "not_networks": not_networks,
             "postgresql_hba": postgresql_hba,
         }

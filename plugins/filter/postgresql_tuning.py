@@ -14,16 +14,15 @@ ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_uti
 from ansible.module_utils.postgresql_tuning import Tuning, tuned
 
 
-def postgresql_tuning(host: Mapping[str, Any], connections: int, memory_mb: int = 0, shares: bool = False) -> Tuning:
+def postgresql_tuning(host: Mapping[str, Any], connections: int, memory_mb: int = 0) -> Tuning:
     """Work out the numbers of a server.
 
     Args:
         host: cores and memory_mb, as postgresql_preflight told them.
         connections: that clients may open.
         memory_mb: the operator's choice; 0 means the host's memory.
-        shares: whether apps run on the same host, which then get the other half.
     """
-    memory = int(memory_mb) or int(host["memory_mb"]) // (2 if shares else 1)
+    memory = int(memory_mb) or int(host["memory_mb"])
     numbers: Tuning = tuned(memory_mb=memory, cores=int(host["cores"]), connections=int(connections))
     return numbers
 

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from ansible.module_utils import own_certificate
+from ansible.module_utils.addresses import is_address
 from packaging.version import InvalidVersion, Version
 
 Spec = Mapping[str, object]
@@ -500,15 +501,6 @@ def valid_domain(name: str) -> bool:
     """Tell whether it is an address or a host name of letters, digits and hyphens whose last label isn't a number."""
     labels = name.split(".")
     return is_address(name) or (len(name) <= 253 and all(map(LABEL.fullmatch, labels)) and not labels[-1].isdigit())
-
-
-def is_address(text: str) -> bool:
-    """Tell whether it is an IPv4 or IPv6 address without a zone."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return "%" not in text
 
 
 def ascii_form(domain: str) -> str | None:

@@ -68,8 +68,3 @@ def parsed(text: bytes) -> object:
         return json.loads(text)
     except ValueError:
         return text.decode(errors="replace").strip()
-
-
-def host_form(address: str) -> str:
-    """Write an address as it stands in a URL."""
-    return f"[{address}]" if ":" in address else address

@@ -96,7 +96,7 @@ def main() -> None:
     problems = [server_problem(params["version"], params["cluster"])]
     if not own_address(params["address"]):
         problems.append(
-            f"it has no address {params['address']}: set postgresql_address to the one that the other hosts reach it by"
+            f"it has no address {params['address']}: set internal_address to the one that the other hosts reach it by"
         )
     if not module.check_mode:
         problems.append(certificate_problem(Path(params["certificates"])))

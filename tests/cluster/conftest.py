@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import ansible.module_utils
 import pytest
 import testinfra
+from accounts import Table, show
 from helpers import ROOT, Ansible, keep_open
-from installation import NAME, Installation, Table, answers, until
+from installation import HEADINGS, NAME, Installation, answers, until
 
 # Certificates are signed here as the playbooks do.
 ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 
 TABLE = pytest.StashKey[Table]()
 
-TIERS = {
-    "balancer": ["balancer1", "balancer2"],
-    "web": ["web1", "web2"],
-    "database": ["db1", "db2", "db3"],
-    "client": ["client"],
-}
+NAMES = ["balancer1", "balancer2", "web1", "web2", "db1", "db2", "db3", "client"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin an empty table."""
-    config.stash[TABLE] = Table()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all of it: nothing here is for a live host."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.disturbs)
+    config.stash[TABLE] = Table(HEADINGS)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table, and keep it in build/."""
-    table = config.stash[TABLE]
-    if not table.rows:
-        return
-    text = table.markdown()
-    terminalreporter.section("of several hosts")
-    terminalreporter.write(text)
-    path = ROOT / "build" / "several-hosts.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
+    show(terminalreporter, "of several hosts", "several-hosts.md", config.stash[TABLE].markdown())
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +34,8 @@ def all_hosts(
     ansible: Ansible, control_path: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Installation:
     """Reach all hosts of the installation."""
-    names = [name for tier in TIERS.values() for name in tier]
-    found = testinfra.get_hosts([f"ansible://{name}" for name in names], ansible_inventory=ansible.inventory or None)
-    hosts = {name: keep_open(host, control_path) for name, host in zip(names, found, strict=True)}
+    found = testinfra.get_hosts([f"ansible://{name}" for name in NAMES], ansible_inventory=ansible.inventory or None)
+    hosts = {name: keep_open(host, control_path) for name, host in zip(NAMES, found, strict=True)}
     variables = {name: host.ansible.get_variables() for name, host in hosts.items()}
     return Installation(
         replace(ansible, limit=""),

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from accounts import Table
 from helpers import ROOT, Ansible, Run, as_root
 from helpers_http import NoAnswerError, ask
 from testinfra.host import Host
@@ -49,34 +50,7 @@ class Outcome:
     """The whole report."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    step: str
-    outcome: Outcome
-
-    def cells(self) -> list[str]:
-        """Lay it out."""
-        one = self.outcome
-        failures = sum(one.failed.values())
-        times = [f"{one.stall:.2f}", f"{one.slowest:.2f}"]
-        return [self.step, str(one.sent), str(failures), *times, str(one.accepted), str(one.lost)]
-
-
 HEADINGS = ["step", "requests", "failures", "longest stall, s", "slowest, s", "posts accepted", "lost"]
-
-
-@dataclass
-class Table:
-    """All that was met with."""
-
-    rows: list[Row] = field(default_factory=list)
-
-    def markdown(self) -> str:
-        """Lay it out."""
-        lines = [HEADINGS, ["---"] * len(HEADINGS), *(row.cells() for row in self.rows)]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 @dataclass
@@ -239,7 +213,9 @@ class Installation:
             steady.process.wait()
             raise
         steady.finish()
-        self.table.rows.append(Row(step, steady.outcome))
+        met = steady.outcome
+        failures = sum(met.failed.values())
+        self.table.add(step, met.sent, failures, f"{met.stall:.2f}", f"{met.slowest:.2f}", met.accepted, met.lost)
 
 
 class Steady:
@@ -254,7 +230,6 @@ class Steady:
             "--seed", str(time.monotonic_ns() % 2**31), "--json", str(self.report), f"https://{NAME}/",
         ]  # fmt: skip
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-        self.begun = time.monotonic()
         self.process = subprocess.Popen(
             words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -297,9 +272,9 @@ def until(condition: Any, seconds: float, what: str) -> float:
     return time.monotonic() - begin
 
 
-def answers(address: str, path: str = "/latest", expected: Sequence[int] = (200,)) -> bool:
+def answers(address: str) -> bool:
     """Tell whether the board answers at an address."""
     try:
-        return ask(address, NAME, path, timeout=3).status in expected
+        return ask(address, NAME, "/latest", timeout=3).status == 200
     except (NoAnswerError, OSError):
         return False

@@ -117,7 +117,7 @@ def test_a_database_is_closed_to_all_but_apps(installation: Installation) -> Non
 ASK_WEB = """
 openssl s_client -connect "$1:8443" -servername web.flask-on-metal.internal \\
   -verify_hostname web.flask-on-metal.internal -CAfile "$2/authority.pem" -verify_return_error $3 \\
-  -quiet -ign_eof 2>&1   <<< $'GET /latest HTTP/1.1\\r\\nHost: news.example.org\\r\\nConnection: close\\r\\n\\r' || true
+  -quiet -ign_eof 2>&1 <<< $'GET /latest HTTP/1.1\\r\\nHost: news.example.org\\r\\nConnection: close\\r\\n\\r' || true
 """
 FOLDER = "/etc/ssl/flask-on-metal-internal"
 PAIR = f"-cert {FOLDER}/certificate.pem -key {FOLDER}/key.pem"

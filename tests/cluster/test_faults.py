@@ -33,28 +33,28 @@ def reads(installation: Installation, count: int) -> None:
 
 
 def test_a_web_host_loses_its_power(installation: Installation) -> None:
-    with installation.load("web host without power", 30):
+    with installation.load("web host without power", 30) as posts:
         installation.power_off("web1")
         reads(installation, 20)
         time.sleep(5)
         installation.power_on()
-    assert_all_answered(installation.table.rows[-1].outcome)
+    assert_all_answered(posts.outcome)
     until(lambda: installation.served_by(20)["web1"] > 0, 60, "web1 gets requests again")
 
 
 def test_a_web_host_hangs(installation: Installation) -> None:
-    with installation.load("web host that hangs", 40):
+    with installation.load("web host that hangs", 40) as posts:
         with installation.hung("web1"):
             time.sleep(15)
         reads(installation, 20)
-    assert_all_answered(installation.table.rows[-1].outcome)
+    assert_all_answered(posts.outcome)
 
 
 def test_a_web_host_is_cut_off(installation: Installation) -> None:
-    with installation.load("web host cut off", 40), installation.cut_off("web2"):
+    with installation.load("web host cut off", 40) as posts, installation.cut_off("web2"):
         reads(installation, 20)
         time.sleep(10)
-    assert_all_answered(installation.table.rows[-1].outcome)
+    assert_all_answered(posts.outcome)
 
 
 # --- a balancer
@@ -63,7 +63,7 @@ def test_a_web_host_is_cut_off(installation: Installation) -> None:
 def test_the_active_balancer_loses_its_power_and_comes_back(installation: Installation) -> None:
     (active,) = installation.active()
     other = next(name for name in ("balancer1", "balancer2") if name != active)
-    with installation.load("active balancer without power, then back", 50):
+    with installation.load("active balancer without power, then back", 50) as posts:
         installation.power_off(active)
         until(lambda: installation.active() == [other], BALANCER_CEILING, f"{other} has the address")
         time.sleep(3)
@@ -71,7 +71,7 @@ def test_the_active_balancer_loses_its_power_and_comes_back(installation: Instal
         time.sleep(5)
         # One that comes back doesn't take the address away again.
         assert installation.active() == [other]
-    outcome = installation.table.rows[-1].outcome
+    outcome = posts.outcome
     assert_kept(outcome)
     assert outcome.stall < BALANCER_CEILING
 
@@ -91,21 +91,21 @@ def test_a_balancer_whose_nginx_is_dead_gives_the_address_away(installation: Ins
 
 def test_the_leader_of_the_databases_is_killed(installation: Installation) -> None:
     leader = installation.leader()
-    with installation.load("database's leader killed", 60):
+    with installation.load("database's leader killed", 60) as posts:
         installation.root(leader, "pkill -KILL -u postgres -x postgres")
         time.sleep(2)
-    outcome = installation.table.rows[-1].outcome
+    outcome = posts.outcome
     assert_kept(outcome)
     assert outcome.stall < DATABASE_CEILING
 
 
 def test_the_leaders_host_loses_its_power(installation: Installation) -> None:
     leader = installation.leader()
-    with installation.load("database's leader without power", 75):
+    with installation.load("database's leader without power", 75) as posts:
         installation.power_off(leader)
         until(lambda: installation.leader() not in ("", leader), DATABASE_CEILING, "another host leads")
         installation.power_on()
-    outcome = installation.table.rows[-1].outcome
+    outcome = posts.outcome
     assert_kept(outcome)
     assert outcome.stall < DATABASE_CEILING
 
@@ -113,14 +113,14 @@ def test_the_leaders_host_loses_its_power(installation: Installation) -> None:
 def test_the_leader_is_cut_off_and_two_never_lead(installation: Installation) -> None:
     leader = installation.leader()
     others = [name for name in installation.databases() if name != leader]
-    with installation.load("database's leader cut off", 90), installation.cut_off(leader):
+    with installation.load("database's leader cut off", 90) as posts, installation.cut_off(leader):
         until(
             lambda: any(row["Role"] == "Leader" and row["Member"] != leader for row in installation.members(others[0])),
             DATABASE_CEILING,
             "another host leads",
         )
         time.sleep(5)
-    outcome = installation.table.rows[-1].outcome
+    outcome = posts.outcome
     assert_kept(outcome)
     until(lambda: len([row for row in installation.members(leader) if row["Role"] == "Leader"]) == 1, 60, "one leads")
     # What the old leader may have written alone is gone, since nobody was told of it.
@@ -147,9 +147,9 @@ def test_everything_loses_its_power(installation: Installation) -> None:
 
     took = until(lambda: latest() != b"", 300, "the board answers")
     assert latest() == before
-    with installation.load(f"after all hosts lost their power ({took:.0f} s until it answered)", 6):
+    with installation.load(f"after all hosts lost their power ({took:.0f} s until it answered)", 6) as posts:
         pass
-    assert_all_answered(installation.table.rows[-1].outcome)
+    assert_all_answered(posts.outcome)
 
 
 if not FULL:

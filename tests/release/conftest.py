@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from helpers import ROOT, Ansible, Promised
-from stage import APP, Stage, Table
+from accounts import Table, show
+from helpers import Ansible, Promised
+from stage import APP, HEADINGS, Stage
 from testinfra.host import Host
 
 TABLE = pytest.StashKey[Table]()
@@ -16,27 +16,12 @@ TABLE = pytest.StashKey[Table]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin an empty table."""
-    config.stash[TABLE] = Table()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all of it: nothing here is for a live host."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.disturbs)
+    config.stash[TABLE] = Table(HEADINGS)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table, and keep it in build/."""
-    table = config.stash[TABLE]
-    if not table.rows:
-        return
-    text = table.markdown()
-    terminalreporter.section("under load")
-    terminalreporter.write(text)
-    path = ROOT / "build" / "releases-under-load.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
+    show(terminalreporter, "under load", "releases-under-load.md", config.stash[TABLE].markdown())
 
 
 # All hosts at once, or, in the full matrix with its higher rate, one after the other: two cores carry no more.

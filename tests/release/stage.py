@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import traffic
+from accounts import Table
 from helpers import ROOT, Ansible, App, Promised, Run, as_root, blocks, changed_apps
 from helpers_http import ask
 from sources import make_source
@@ -64,37 +65,9 @@ class Look:
         assert self.lock == "", "the lock was not given back"
 
 
-@dataclass(frozen=True)
-class Row:
-    """What the traffic to one host met with during one step."""
-
-    step: str
-    host: str
-    report: traffic.Report
-
-    def cells(self) -> list[str]:
-        """Return the row of the table."""
-        one = self.report
-        versions = " → ".join(dict.fromkeys(version.code for version in one.versions))
-        numbers = [one.sent, len(one.failed), one.kept_closes, round(one.stall * 1000), round(one.slowest * 1000)]
-        return [self.step, self.host, *map(str, numbers), versions, str(one.posts.accepted), str(one.posts.lost)]
-
-
 HEADINGS = [
     "step", "host", "sent", "failed", "closed idle", "longest stall ms", "slowest ms", "versions", "posts", "lost"
 ]  # fmt: skip
-
-
-@dataclass
-class Table:
-    """All that was met with, for the end of the run."""
-
-    rows: list[Row] = field(default_factory=list)
-
-    def markdown(self) -> str:
-        """Lay it out."""
-        lines = [HEADINGS, ["---"] * len(HEADINGS), *(row.cells() for row in self.rows)]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 @dataclass
@@ -204,7 +177,11 @@ class Stage:
             }
             yield sent
         for name, one in sent.items():
-            self.table.rows.append(Row(step, name, one.report))
+            report = one.report
+            self.table.add(
+                step, name, report.sent, len(report.failed), report.kept_closes, round(report.stall * 1000),
+                round(report.slowest * 1000), " → ".join(versions(one)), report.posts.accepted, report.posts.lost,
+            )  # fmt: skip
         for name, one in sent.items():
             report = one.report
             assert report.posts.complete, f"{name}: {report.posts.reason}"

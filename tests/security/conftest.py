@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
+from accounts import show
 from findings import Findings
-from helpers import ROOT, App, Promised
+from helpers import App, Promised
 
 FULL = bool(os.environ.get("FLASK_ON_METAL_FULL"))
 
@@ -34,28 +34,16 @@ FULL_MATRIX_ALONE = [
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark all of it: nothing here is for a live host. Leave out what is for the full matrix alone."""
-    left_out = []
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.disturbs)
-            if not FULL and any(part in item.nodeid for part in FULL_MATRIX_ALONE):
-                left_out.append(item)
-    if left_out:
+    """Leave out what is for the full matrix alone."""
+    left_out = [item for item in items if any(part in item.nodeid for part in FULL_MATRIX_ALONE)]
+    if left_out and not FULL:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print what was found, and keep it in build/."""
-    text = config.stash[FINDINGS].markdown()
-    if not text:
-        return
-    terminalreporter.section("attacks and scanners")
-    terminalreporter.write(text)
-    path = ROOT / "build" / "security-findings.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
+    show(terminalreporter, "attacks and scanners", "security-findings.md", config.stash[FINDINGS].markdown())
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from accounts import markdown
+
 
 @dataclass
 class Findings:
@@ -20,6 +22,5 @@ class Findings:
         """Lay all of it out."""
         text = []
         for title, (headings, rows) in self.tables.items():
-            lines = [headings, ["---"] * len(headings), *rows.values()]
-            text.append(f"\n{title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
+            text.append(f"\n{title}\n\n{markdown(headings, rows.values())}")
         return "".join(text)

@@ -44,7 +44,6 @@ NOT_WRITTEN = {
     "balancer_drain_passing",
     # They follow from the inventory's groups.
     "balancer_web_hosts",
-    "postgresql_address",
     "postgresql_clients",
     # Asked for with -e, for one run.
     "certificate_acme_force",

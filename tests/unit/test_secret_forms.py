@@ -6,15 +6,10 @@ import base64
 import json
 import shlex
 import urllib.parse
-from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-
-if TYPE_CHECKING:  # mypy starts from the project's folder, pytest from tests/
-    from tests.secret_forms import forms, found_in
-else:
-    from secret_forms import forms, found_in
+from secret_forms import forms, found_in
 
 SECRET = "a \"quoted\" value/with+all='kinds' of $signs & `marks` \\"
 

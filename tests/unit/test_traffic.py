@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -26,11 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-if TYPE_CHECKING:  # mypy starts from the project's folder, pytest from tests/
-    from tests.traffic import CYCLE, WAIT_PATH, Account, Answer, Parser, Report, Traffic
-else:
-    from traffic import CYCLE, WAIT_PATH, Account, Answer, Parser, Report, Traffic
+from traffic import CYCLE, WAIT_PATH, Account, Answer, Parser, Report, Traffic
 
 DOMAIN = "news.example.org"
 RATE = 200.0
