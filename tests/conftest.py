@@ -25,14 +25,18 @@ os.environ["PATH"] = f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)
 collect_ignore = ["stubs"]
 
 # Folders of tests that nobody runs against a live host: each has a scenario of Molecule.
-FOR_THROW_AWAY_HOSTS = ("cluster", "release", "security")
+FOR_THROW_AWAY_HOSTS = ("cluster", "database", "release", "security")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is for throw-away hosts. Put what disturbs a host after what looks at it, the reboot last of all."""
+    """Choose, mark and order what is run: what disturbs a host after what looks at it, the reboot last of all."""
     for item in items:
         if item.path.parent.name in FOR_THROW_AWAY_HOSTS:
             item.add_marker(pytest.mark.disturbs)
+    if not os.environ.get("FLASK_ON_METAL_FULL"):
+        left_out = [item for item in items if item.get_closest_marker("full_matrix")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
     items.sort(key=lambda item: (item.path.stem == "test_reboot", item.get_closest_marker("disturbs") is not None))
 
 

@@ -19,7 +19,9 @@ options:
   version: {description: PostgreSQL's major version., type: int, required: true}
   cluster: {description: Whether it is to be a member of a cluster., type: bool, required: true}
   address: {description: The address that it is to listen on., type: str, required: true}
-  certificates: {description: "Folder of key.pem, certificate.pem and authority.pem.", type: path, required: true}
+  certificates:
+    description: Folder of key.pem, certificate.pem and authority.pem. Not given, nobody looks for them.
+    type: path
 """
 
 EXAMPLES = r"""
@@ -88,7 +90,7 @@ def main() -> None:
             "version": {"type": "int", "required": True},
             "cluster": {"type": "bool", "required": True},
             "address": {"type": "str", "required": True},
-            "certificates": {"type": "path", "required": True},
+            "certificates": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -98,7 +100,7 @@ def main() -> None:
         problems.append(
             f"it has no address {params['address']}: set internal_address to the one that the other hosts reach it by"
         )
-    if not module.check_mode:
+    if params["certificates"] and not module.check_mode:
         problems.append(certificate_problem(Path(params["certificates"])))
     if any(problems):
         lines = "\n".join(f"- {problem}" for problem in problems if problem)

@@ -42,7 +42,7 @@ restarted:
 
 # Of a setting that waits for a restart the server says that it could not be applied, just as of one that it can't use.
 MISTAKES = """
-    SELECT sourcefile AS file, sourceline AS line, concat_ws(': ', found.name, error) AS error
+    SELECT found.sourcefile AS file, found.sourceline AS line, concat_ws(': ', found.name, error) AS error
       FROM pg_file_settings AS found LEFT JOIN pg_settings AS known USING (name)
       WHERE error IS NOT NULL AND NOT (error = 'setting could not be applied' AND known.context = 'postmaster')
     UNION ALL

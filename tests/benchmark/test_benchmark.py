@@ -83,7 +83,7 @@ def test_a_benchmark_that_fails_leaves_nothing_either(ansible: Ansible, host: Ho
     assert served_by(host) == "active"
 
 
-@pytest.mark.skipif(not os.environ.get("FLASK_ON_METAL_FULL"), reason="a minute and a half, which the full matrix has")
+@pytest.mark.full_matrix  # a minute and a half
 def test_the_operators_own_work_is_measured(ansible: Ansible, host: Host, tmp_path: Path) -> None:
     # Molecule puts one of its own before the scenario's.
     inventory = (ansible.inventory or os.environ["ANSIBLE_INVENTORY"]).split(",")[-1]

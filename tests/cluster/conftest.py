@@ -9,14 +9,15 @@ import pytest
 import testinfra
 from accounts import Table, show
 from helpers import ROOT, Ansible, keep_open
-from installation import HEADINGS, NAME, Installation, answers, until
+from installation import HEADINGS, NAME, Installation, answers
+from machines import until
 
 # Certificates are signed here as the playbooks do.
 ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 
 TABLE = pytest.StashKey[Table]()
 
-NAMES = ["balancer1", "balancer2", "web1", "web2", "db1", "db2", "db3", "client"]
+NAMES = ["balancer1", "balancer2", "web1", "web2", "web3", "db1", "db2", "db3", "client"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,7 +39,7 @@ def all_hosts(
     hosts = {name: keep_open(host, control_path) for name, host in zip(NAMES, found, strict=True)}
     variables = {name: host.ansible.get_variables() for name, host in hosts.items()}
     return Installation(
-        replace(ansible, limit=""),
+        replace(ansible, inventory="", limit=""),
         hosts,
         {name: str(values["ansible_host"]) for name, values in variables.items()},
         str(variables["balancer1"]["test_host_network4"]).replace("0/24", "200"),

@@ -10,7 +10,8 @@ import pytest
 from ansible.module_utils.internal_authority import signed
 from helpers import ROOT
 from helpers_http import NoAnswerError, ask, connect, handshake
-from installation import NAME, Installation, answers, until
+from installation import NAME, Installation, answers
+from machines import until
 
 PROBER = "prober.example.org"
 

@@ -7,6 +7,7 @@ import subprocess
 
 from helpers import ROOT
 from installation import FULL, NAME, Installation
+from machines import cpu_seconds
 
 SECONDS = 8 if FULL else 3
 CONNECTIONS = 32
@@ -24,13 +25,13 @@ def test_what_a_request_costs_each_tier(installation: Installation) -> None:
         "| --- | --- | --- | --- | --- |\n",
     ]
     for what, path in PATHS.items():
-        before = installation.cpu()
+        before = cpu_seconds(installation.hosts)
         done = subprocess.run(
             ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"-D{SECONDS}", f"--connect-to={installation.floating}:443",
              f"https://{NAME}{path}"],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
-        after = installation.cpu()
+        after = cpu_seconds(installation.hosts)
         counts = re.search(r"(\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", done)
         assert counts, done
         good, *bad = map(int, counts.groups())

@@ -5,25 +5,20 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from installation import FULL, Installation, Outcome, until
-
-
-def assert_nothing_lost(outcome: Outcome) -> None:
-    """Make sure that all posts were answered 200, and are there."""
-    assert outcome.failed == {}, outcome.said
-    assert outcome.sent == outcome.accepted
-    assert (outcome.lost, outcome.altered, outcome.duplicates) == (0, 0, 0)
+import pytest
+from installation import Installation
+from machines import until
 
 
 def test_a_release_rolls_through_the_hosts(installation: Installation) -> None:
     before = installation.releases()
-    with installation.load("a rolling release", 40) as posts:
+    with installation.load("a rolling release") as posts:
         run = installation.playbook("deploy.yml", app="newsboard", force=True, flask_app_soak=2)
         assert run.status == 0, run.output
     after = installation.releases()
     assert len(set(after.values())) == 1, "one id for all"
     assert not set(after.values()) & set(before.values())
-    assert_nothing_lost(posts.outcome)
+    posts.outcome.assert_all_answered()
 
 
 def test_a_release_that_the_second_host_refuses_is_nobodys(installation: Installation) -> None:
@@ -31,7 +26,7 @@ def test_a_release_that_the_second_host_refuses_is_nobodys(installation: Install
     # The last step is in its way there: what was built and probed can't become current.
     installation.root("web2", "mkdir /srv/newsboard/.current.new")
     try:
-        with installation.load("a release that the second host refuses", 40) as posts:
+        with installation.load("a release that the second host refuses") as posts:
             run = installation.playbook("deploy.yml", app="newsboard", force=True, flask_app_soak=1)
             assert run.status != 0
     finally:
@@ -43,7 +38,7 @@ def test_a_release_that_the_second_host_refuses_is_nobodys(installation: Install
         running = installation.root(name, "systemctl list-units --plain --no-legend 'newsboard@*.service'")
         assert re.findall(r"newsboard@(\S+)\.service", running) == [before[name]]
         assert installation.root(name, "cat /run/flask-on-metal/newsboard.lock 2>/dev/null || true") == ""
-    assert_nothing_lost(posts.outcome)
+    posts.outcome.assert_all_answered()
 
 
 def test_a_host_that_was_away_gets_what_the_others_serve(installation: Installation) -> None:
@@ -57,8 +52,9 @@ def test_a_host_that_was_away_gets_what_the_others_serve(installation: Installat
     assert installation.releases() == {"web1": before["web1"], "web2": before["web1"]}
 
 
+@pytest.mark.full_matrix
 def test_a_web_host_goes_out_and_comes_in(installation: Installation) -> None:
-    with installation.load("a web host drained, and taken in again", 30) as posts:
+    with installation.load("a web host drained, and taken in again") as posts:
         run = installation.playbook("drain.yml", host="web1", drain="out")
         assert run.status == 0, run.output
         assert installation.root("web1", "ss -Htn state established sport = :8443").strip() == ""
@@ -71,7 +67,7 @@ def test_a_web_host_goes_out_and_comes_in(installation: Installation) -> None:
         assert run.status == 0, run.output
     assert counts["web1"] == again["web1"] == 0
     until(lambda: installation.served_by(20)["web1"] > 0, 20, "web1 gets requests again")
-    assert_nothing_lost(posts.outcome)
+    posts.outcome.assert_all_answered()
 
 
 def test_the_last_web_host_is_not_drained(installation: Installation) -> None:
@@ -81,6 +77,7 @@ def test_the_last_web_host_is_not_drained(installation: Installation) -> None:
     assert min(installation.served_by(20).values()) > 0
 
 
+@pytest.mark.full_matrix
 def test_a_release_that_isnt_well_after_a_while_is_nobodys(installation: Installation) -> None:
     before = installation.releases()
 
@@ -100,34 +97,50 @@ def test_a_release_that_isnt_well_after_a_while_is_nobodys(installation: Install
     assert min(installation.served_by(20).values()) > 0
 
 
+@pytest.mark.full_matrix
 def test_everything_is_done_one_web_host_after_the_other(installation: Installation) -> None:
-    with installation.load("site.yml, one web host after the other, with a change of NGINX", 75) as posts:
+    with installation.load("site.yml, one web host after the other, with a change of NGINX") as posts:
         run = installation.playbook("site.yml", rolling=1, nginx_client_timeout=16)
         assert run.status == 0, run.output
-    assert_nothing_lost(posts.outcome)
+    posts.outcome.assert_all_answered()
     assert installation.root("balancer1", "ls /var/lib/flask-on-metal/balancer/out").strip() == ""
     run = installation.playbook("site.yml")
     assert run.status == 0, run.output
 
 
+@pytest.mark.full_matrix
 def test_hosts_reboot_one_after_the_other(installation: Installation) -> None:
     # Of a container the kernel's own boot id says nothing.
     begun = "systemctl show --value --property=UserspaceTimestampMonotonic"
     boots = {name: installation.root(name, begun) for name in ("web1", "web2", "db1", "db2", "db3")}
-    with installation.load("web hosts and databases rebooted, one after the other", 150) as posts:
+    with installation.load("web hosts and databases rebooted, one after the other") as posts:
         run = installation.playbook("reboot.yml", force=True, limit="web:database:localhost")
         assert run.status == 0, run.output
     for name, boot in boots.items():
         assert installation.root(name, begun) != boot
-    outcome = posts.outcome
-    assert (outcome.lost, outcome.altered, outcome.duplicates) == (0, 0, 0), outcome.said
+    posts.outcome.assert_kept()
     assert min(installation.served_by(20).values()) > 0
 
 
-if not FULL:
-    del (
-        test_a_web_host_goes_out_and_comes_in,
-        test_a_release_that_isnt_well_after_a_while_is_nobodys,
-        test_everything_is_done_one_web_host_after_the_other,
-        test_hosts_reboot_one_after_the_other,
-    )
+@pytest.mark.full_matrix
+def test_a_web_host_joins_and_leaves(installation: Installation) -> None:
+    before = installation.releases()
+    with installation.grown("web3"):
+        with installation.load("`site.yml` with a third web host, bare before") as posts:
+            run = installation.playbook("site.yml")
+            assert run.status == 0, run.output
+            until(lambda: min(installation.served_by(30).values()) > 0, 30, "all three get requests")
+        posts.outcome.assert_all_answered()
+        assert installation.releases() == {**before, "web3": before["web1"]}
+        again = installation.playbook("site.yml")
+        assert (again.status, again.changed) == (0, []), again.output
+        with installation.load("the third web host drained") as posts:
+            run = installation.playbook("drain.yml", host="web3", drain="out")
+            assert run.status == 0, run.output
+        posts.outcome.assert_all_answered()
+    with installation.load("`site.yml` without the third web host") as posts:
+        run = installation.playbook("site.yml")
+        assert run.status == 0, run.output
+    posts.outcome.assert_all_answered()
+    for name in ("balancer1", "balancer2"):
+        assert "web3" not in installation.root(name, "cat /etc/nginx/sites/newsboard/upstream.conf")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import signal
 import time
@@ -28,25 +27,24 @@ def phases() -> list[str]:
     return order
 
 
-FULL = bool(os.environ.get("FLASK_ON_METAL_FULL"))
-
 # Before these, nothing of the new release serves; from Drain on it does.
 OLD_SERVES = phases()[: phases().index("Drain")]
 
 version = itertools.count(0x100)
 
 
-def cases() -> list[tuple[str, str, bool]]:
+def cases() -> list[Any]:
     """Choose phase, moment (before its first task, or while that is under way) and whether the hosts are rebooted.
 
     The short form has one phase of each kind: beside the old release, at the switch, after it. A reboot comes where it
     matters what starts at boot.
     """
-    if FULL:
-        before = [(phase, "before", reboot) for phase in phases() for reboot in (False, True)]
-        return [*before, *((phase, "while", False) for phase in phases())]
-    return [("Build", "before", False), ("Migrate", "while", False), ("Activate", "before", True),
-            ("Activate", "while", False), ("Drain", "before", True), ("Prune", "before", False)]  # fmt: skip
+    short = [("Migrate", "while", False), ("Activate", "while", False), ("Drain", "before", True)]
+    before = [(phase, "before", reboot) for phase in phases() for reboot in (False, True)]
+    return [
+        pytest.param(*case, marks=[] if case in short else pytest.mark.full_matrix)
+        for case in [*before, *((phase, "while", False) for phase in phases())]
+    ]
 
 
 def lock_left(stage: Stage) -> str:

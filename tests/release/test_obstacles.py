@@ -64,7 +64,7 @@ def next_library(stage: Stage) -> str:
     return "2.0.0" if current.strip().endswith("2.1.0") else "2.1.0"
 
 
-@pytest.mark.parametrize(("free", "step"), [(3, "Fetch"), (300, "Build")])
+@pytest.mark.parametrize(("free", "step"), [pytest.param(3, "Fetch", marks=pytest.mark.full_matrix), (300, "Build")])
 def test_disk_full(stage: Stage, free: int, step: str) -> None:
     with full_disk(stage, free):
         assert_refused_and_then_made(stage, f"disk full at {step}", step, "No space left on device")
@@ -74,6 +74,7 @@ def test_disk_full(stage: Stage, free: int, step: str) -> None:
         look.assert_settled()
 
 
+@pytest.mark.full_matrix
 def test_package_index_that_cannot_be_reached(stage: Stage) -> None:
     # The discard port of the host itself, where nobody listens; and a cache that knows nothing.
     nowhere = {

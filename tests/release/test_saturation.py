@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import threading
@@ -65,8 +64,8 @@ def saturated(stage: Stage, name: str, connections: int) -> Iterator[Saturation]
         seen.said, _ = wrk.communicate(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("connections", [256, 1000] if os.environ.get("FLASK_ON_METAL_FULL") else [256])
-@pytest.mark.parametrize("what", ["deploy", "rollback"])
+@pytest.mark.parametrize("connections", [256, pytest.param(1000, marks=pytest.mark.full_matrix)])
+@pytest.mark.parametrize("what", ["deploy", pytest.param("rollback", marks=pytest.mark.full_matrix)])
 def test_nothing_fails_at_saturation(stage: Stage, connections: int, what: str) -> None:
     for name in stage.hosts:
         one = Stage(stage.ansible, {name: stage.hosts[name]}, stage.promises, stage.folder, stage.table, stage.served)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from helpers import as_root
 from helpers_http import ask
 from stage import APP, Stage
@@ -97,6 +98,7 @@ def test_page_of_the_old_release_still_finds_its_files(stage: Stage) -> None:
         assert ask(address, address, f"/.previous{pages[name, 'b1']}").status == 404
 
 
+@pytest.mark.full_matrix
 def test_changed_file_of_the_same_name_and_size_is_not_taken_for_the_old_one(stage: Stage) -> None:
     tags = {}
     for letter in "xy":

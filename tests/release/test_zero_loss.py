@@ -99,6 +99,7 @@ def test_version_whose_probe_fails(stage: Stage) -> None:
     assert "unhealthy on purpose" in run.output
 
 
+@pytest.mark.full_matrix
 def test_version_whose_probe_hangs(stage: Stage) -> None:
     before = stage.look()
     with stage.load("deploy of one whose probe hangs") as sent:
@@ -183,6 +184,7 @@ def test_list_of_releases_tells_state_time_and_who(stage: Stage) -> None:
         assert lines[look.current][4].endswith("Z") and "@" in lines[look.current][5]
 
 
+@pytest.mark.full_matrix
 def test_changed_value_of_the_environment(stage: Stage) -> None:
     before = stage.look()
     source = stage.source("2", library="2.1.0")
@@ -191,6 +193,7 @@ def test_changed_value_of_the_environment(stage: Stage) -> None:
     assert_switched(stage, before, run, sent, "2")
 
 
+@pytest.mark.full_matrix
 def test_same_source_by_force_as_after_an_upgrade_of_python(stage: Stage) -> None:
     before = stage.look()
     with stage.load("same source by force") as sent:
@@ -258,6 +261,7 @@ def test_two_deploys_at_once(stage: Stage) -> None:
         after.assert_settled()
 
 
+@pytest.mark.full_matrix
 def test_host_that_is_behind_catches_up_alone(stage: Stage) -> None:
     first, *others = sorted(stage.hosts)
     wanted = stage.variables(stage.source("6"))

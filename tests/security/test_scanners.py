@@ -125,7 +125,7 @@ def test_strict_transport_security_is_for_trusted_certificates_alone(with_sslyze
             assert header and header["max_age"] >= mozilla(profile)["hsts_min_age"], f"{app.name}: {header}"
 
 
-@pytest.mark.skipif(not FULL, reason="in the full matrix: it takes two runs on a host")
+@pytest.mark.full_matrix  # it takes two runs on a host
 def test_sslyze_agrees_with_mozillas_modern_profile(ansible: Ansible, promises: dict[str, Promised], findings) -> None:
     name = sorted(promises)[-1]
     promised = promises[name]

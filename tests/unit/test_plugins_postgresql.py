@@ -597,6 +597,7 @@ def test_a_clean_host_tells_its_cores_and_memory(run_module: Callable[..., dict[
     told = run_module(
         "postgresql_preflight", check=True, version=99, cluster=True, address="127.0.0.1", certificates="/nowhere"
     )
+    assert not run_module("postgresql_preflight", version=99, cluster=True, address="127.0.0.1")["changed"]
     assert told["cores"] >= 1
     assert told["memory_mb"] > 100
     assert not told["changed"]
