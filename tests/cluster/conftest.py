@@ -43,6 +43,7 @@ def all_hosts(
         hosts,
         {name: str(values["ansible_host"]) for name, values in variables.items()},
         str(variables["balancer1"]["test_host_network4"]).replace("0/24", "200"),
+        str(variables["balancer1"]["test_host_network6"]).replace("::/64", "::200"),
         tmp_path_factory.mktemp("load"),
         request.config.stash[TABLE],
     )

@@ -39,6 +39,7 @@ class Installation:
     hosts: dict[str, Host]
     addresses: dict[str, str]
     floating: str
+    floating6: str
     folder: Path
     table: Table
     web: list[str] = field(default_factory=lambda: ["web1", "web2"])
@@ -55,8 +56,14 @@ class Installation:
 
     def active(self) -> list[str]:
         """Tell which balancers have the address."""
-        names = [name for name in self.hosts if name.startswith("balancer") and is_up(name)]
-        return [name for name in names if f" {self.floating}/" in self.root(name, "ip -4 -oneline address")]
+        found = []
+        for name in self.hosts:
+            if name.startswith("balancer") and is_up(name):
+                said = self.root(name, "ip -oneline address")
+                has = [f" {address}/" in said for address in (self.floating, self.floating6)]
+                assert has[0] == has[1], f"the addresses are not together: {said}"
+                found += [name] * has[0]
+        return found
 
     def leader(self) -> str:
         """Tell which host leads the databases, by what most of them say; nothing while none does."""
@@ -72,21 +79,26 @@ class Installation:
         found: list[dict[str, Any]] = json.loads(self.root(name, "patronictl -c /etc/patroni/*-main.yml list -f json"))
         return found
 
-    def etcd(self) -> tuple[str, int]:
-        """Tell who leads etcd, and in which term of office."""
+    def etcdctl(self, name: str, *words: str) -> str:
+        """Ask etcd on a host; what it says besides an error."""
         script = """
           cd /etc/ssl/flask-on-metal-internal
-          etcdctl endpoint status --cluster --write-out=json --endpoints="https://$1:2379" \\
-            --cacert=authority.pem --cert=certificate.pem --key=key.pem 2>/dev/null || true
+          export ETCDCTL_API=3
+          etcdctl --endpoints="https://$1:2379" --cacert=authority.pem --cert=certificate.pem --key=key.pem \\
+            "${@:2}" || true
         """
+        return self.root(name, script, self.addresses[name], *words)
+
+    def etcd(self) -> tuple[str, str]:
+        """Tell who leads etcd, and in which term of office."""
         for name in self.databases():
             if is_up(name):
-                for row in json.loads(self.root(name, script, self.addresses[name]) or "[]"):
-                    status = row["Status"]
-                    if status["header"]["member_id"] == status["leader"]:
-                        host = row["Endpoint"].removeprefix("https://").rpartition(":")[0]
-                        return next(n for n, a in self.addresses.items() if a == host), int(status["raftTerm"])
-        return "", 0
+                # URL, id, version, size, whether it leads, whether it learns, term, …
+                for line in self.etcdctl(name, "endpoint", "status", "--cluster").splitlines():
+                    url, _, _, _, leads, _, term, *_ = line.split(", ")
+                    if leads == "true":
+                        return next(one for one in self.databases() if f"//{self.addresses[one]}:" in url), term
+        return "", ""
 
     def databases(self) -> list[str]:
         """List the database hosts."""
@@ -127,23 +139,21 @@ class Installation:
 
     # --- runs
 
-    def playbook(self, name: str, *, limit: str = "", timeout: float = 600, **variables: Any) -> Run:
-        """Run a playbook of this project."""
+    def playbook(self, name: str | Path, *, limit: str = "", timeout: float = 600, **variables: Any) -> Run:
+        """Run a playbook of this project, or another one by its whole path."""
         return replace(self.ansible, limit=limit).playbook(
             ROOT / "playbooks" / name, variables={**self.variables, **variables}, timeout=timeout,
             environment={"ANSIBLE_INVENTORY": ",".join(map(str, self.inventories))},
         )  # fmt: skip
 
     @contextmanager
-    def grown(self, name: str) -> Iterator[None]:
-        """Have one more web host in the inventory."""
-        self.inventories.append(INVENTORY.parent / "grown")
-        self.web.append(name)
+    def inventory_of(self, name: str) -> Iterator[None]:
+        """Run playbooks with one more folder of molecule/cluster as inventory."""
+        self.inventories.append(INVENTORY.parent / name)
         try:
             yield
         finally:
             self.inventories.pop()
-            self.web.remove(name)
 
     @contextmanager
     def load(self, step: str) -> Iterator[Steady]:

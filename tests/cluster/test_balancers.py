@@ -16,8 +16,10 @@ from machines import until
 PROBER = "prober.example.org"
 
 
-def test_the_address_is_on_one_balancer(installation: Installation) -> None:
+def test_the_addresses_are_on_one_balancer(installation: Installation) -> None:
     assert len(installation.active()) == 1
+    assert answers(installation.floating)
+    assert answers(installation.floating6)
 
 
 def test_all_web_hosts_get_requests(installation: Installation) -> None:

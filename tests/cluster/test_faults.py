@@ -101,6 +101,21 @@ def steady_leader(installation: Installation) -> tuple[str, str]:
     return leader, "leads etcd too" if etcd[0] == leader else "another leads etcd"
 
 
+def test_etcd_is_led_from_another_host_than_the_databases(installation: Installation) -> None:
+    leader = installation.leader()
+    assert installation.etcd()[0] != leader
+    other = next(row["Member"] for row in installation.members(leader) if row["Role"] == "Sync Standby")
+    # Until the databases' next leader leads etcd as well.
+    lines = installation.etcdctl(other, "endpoint", "status", "--cluster").splitlines()
+    identity = next(line.split(", ")[1] for line in lines if f"//{installation.addresses[other]}:" in line)
+    installation.etcdctl(installation.etcd()[0], "move-leader", identity)
+    assert installation.etcd()[0] == other
+    switch = 'patronictl -c /etc/patroni/*-main.yml switchover --leader "$1" --candidate "$2" --force'
+    installation.root(leader, switch, leader, other)
+    assert installation.leader() == other
+    until(lambda: installation.etcd()[0] not in ("", other), 30, "another host leads etcd")
+
+
 def accepted_again(installation: Installation) -> None:
     """Wait until the database takes posts again, and a little longer."""
     until(lambda: answers(installation.floating), DATABASE_CEILING, f"{NAME} answers")

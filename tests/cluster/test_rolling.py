@@ -125,7 +125,8 @@ def test_hosts_reboot_one_after_the_other(installation: Installation) -> None:
 @pytest.mark.full_matrix
 def test_a_web_host_joins_and_leaves(installation: Installation) -> None:
     before = installation.releases()
-    with installation.grown("web3"):
+    installation.web.append("web3")
+    with installation.inventory_of("grown"):
         with installation.load("`site.yml` with a third web host, bare before") as posts:
             run = installation.playbook("site.yml")
             assert run.status == 0, run.output
@@ -138,6 +139,7 @@ def test_a_web_host_joins_and_leaves(installation: Installation) -> None:
             run = installation.playbook("drain.yml", host="web3", drain="out")
             assert run.status == 0, run.output
         posts.outcome.assert_all_answered()
+    installation.web.remove("web3")
     with installation.load("`site.yml` without the third web host") as posts:
         run = installation.playbook("site.yml")
         assert run.status == 0, run.output

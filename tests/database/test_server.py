@@ -120,6 +120,7 @@ def test_settings_are_in_force(pair: Pair) -> None:
     assert pair.sql("SELECT count(*) FROM pg_settings WHERE pending_restart") == "0"
     assert pair.sql("SHOW shared_buffers") == "128MB"
     assert pair.sql("SHOW data_checksums") == "on"
+    assert pair.sql("SHOW idle_in_transaction_session_timeout") == "1min"
     assert pair.sql("SHOW listen_addresses") == f"localhost,{pair.postgres_address}"
 
 

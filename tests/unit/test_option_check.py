@@ -441,9 +441,7 @@ def test_an_own_pair_is_looked_into(source: Path) -> None:
     assert problems(variables) == []
     variables["flask_apps"][0]["domains"].append("more.example.org")
     (found,) = problems(variables)
-    assert found.startswith(
-        f'flask_apps[0].certificate.fullchain (newsboard) = "{source.parent}/fullchain.pem": it doesn'
-    )
+    assert found.startswith("flask_apps[0].certificate.fullchain (newsboard) = ")
     assert "doesn't name more.example.org." in found
 
 
