@@ -57,7 +57,8 @@ class Board:
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         assert request.transport
-        self.connections.add(request.transport.get_extra_info("peername"))
+        # Not its address: the kernel may give a port to two connections, one after the other.
+        self.connections.add(request.transport)
         post = await request.json()
         if self.before_post:
             await self.before_post()
