@@ -29,6 +29,8 @@ from flask_on_metal.simulate.content import COMPARED, SETTLED, Content
 from flask_on_metal.simulate.load import Pace, Tally, kind_of, percentile
 from flask_on_metal.simulate.report import Report
 
+pytestmark = pytest.mark.timed
+
 SRC = Path(__file__).resolve().parents[2] / "src"
 BEFORE = 41
 """The /latest of a board before a run: posts get the ids from 42."""

@@ -8,6 +8,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.timed
+
 WATCHDOG = Path(__file__).resolve().parents[2] / "roles" / "flask_app" / "files" / "watchdog.py"
 
 
