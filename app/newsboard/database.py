@@ -5,6 +5,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from urllib.parse import quote
 
 from flask import current_app
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 # The migrations that this code knows, oldest first; a test compares them with migrations/versions/. Written
@@ -23,6 +24,10 @@ REVISIONS = ("0001",)
 
 # How long a writer waits for its turn before the request is answered 503.
 WRITE_TIMEOUT_SECONDS = 5
+
+# How long writes are tried anew since the first that met with no leader of PostgreSQL: one that hands over
+# takes a second or two. After that it is an outage, and requests that hang would only make others wait.
+LEADERLESS_SECONDS = 2.5
 
 # A connection for each thread of a usual worker, and room for more threads. What people wrote, and the hashes
 # of their passwords, stay out of the log when a statement fails.
@@ -35,6 +40,18 @@ _TURN = text(
 )
 
 
+def leaderless(error: DBAPIError) -> bool:
+    """Whether PostgreSQL may do the same in a moment: no server leads, or the connection was to one that did.
+
+    Before its end a transaction that failed so is nowhere. One whose end nobody heard of may be stored, so
+    that only what can be done twice may be tried anew.
+    """
+    if not hasattr(error.orig, "sqlstate"):  # an error of SQLite
+        return False
+    # Without a state: no connection. 25006: it leads no more. 57P01 and 57P03: it goes down, it starts.
+    return error.connection_invalidated or error.orig.sqlstate in (None, "25006", "57P01", "57P03")
+
+
 class Status(enum.Enum):
     """What `/status` answers."""
 
@@ -43,7 +60,7 @@ class Status(enum.Enum):
     DOWN = "Down"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _OfProcess:
     """What a process must never inherit from the one that it was forked from."""
 
@@ -51,6 +68,8 @@ class _OfProcess:
     folder: int | None = None
     """Of an SQLite file: a descriptor of its folder, which serves as a lock between processes."""
     turn: threading.Lock = field(default_factory=threading.Lock)
+    leaderless_since: float | None = None
+    """By time.monotonic(), since when each write met with no leader."""
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -122,6 +141,16 @@ class Database:
             if mine.engine.dialect.name == "postgresql":
                 connection.execute(_TURN)
             yield connection
+        mine.leaderless_since = None
+
+    def may_pass(self, error: DBAPIError) -> bool:
+        """Whether a write that failed so is worth trying anew, if it may be done twice."""
+        if not leaderless(error):
+            return False
+        mine, now = self._of_process(), time.monotonic()
+        if mine.leaderless_since is None:
+            mine.leaderless_since = now
+        return now - mine.leaderless_since < LEADERLESS_SECONDS
 
     def status(self) -> Status:
         """Ask the database for its revision: one indexed row, cheap enough for any health check.

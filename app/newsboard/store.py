@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 
 from sqlalchemy import BindParameter, Connection, bindparam, exists, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
 from newsboard.board import below
@@ -62,11 +63,21 @@ _COUNT_AGAIN = (
 
 
 def save(database: Database, draft: Draft) -> bool:
-    """Store a post durably.
+    """Store a post durably, also while the database changes its leader: what is stored twice is stored once.
 
     Returns:
         False when a post with this id was stored before: the first one stays as it is.
     """
+    while True:
+        try:
+            return _save(database, draft)
+        except DBAPIError as error:
+            if not database.may_pass(error):
+                raise
+        time.sleep(0.1)
+
+
+def _save(database: Database, draft: Draft) -> bool:
     now = time.time_ns() // 1_000_000
     fields = asdict(draft)
     secret = secret_of(draft.username, fields.pop("pwd_hash"))

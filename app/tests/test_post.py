@@ -1,13 +1,20 @@
 """POST /post: what is taken, what is refused and why, and what is kept."""
 
 import json
+import sqlite3
+import time
 from itertools import product
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from conftest import Send, draft
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy.exc import DBAPIError
+
+from newsboard import create_app
+from newsboard.database import LEADERLESS_SECONDS, leaderless
 
 MAX_ID = 2**63 - 1
 
@@ -135,3 +142,28 @@ def test_only_post_posts(client: FlaskClient) -> None:
     response = client.get("/post")
     assert response.status_code == 405
     assert "POST" in response.headers["Allow"]
+
+
+def test_a_database_that_nobody_leads_is_asked_again_and_not_for_long(environ: dict[str, str]) -> None:
+    # Nobody listens on port 1.
+    client = create_app(environ | {"DATABASE_URL": "postgresql://u:hidden@127.0.0.1:1/x"}).test_client()
+
+    def seconds() -> float:
+        begin = time.monotonic()
+        assert client.post("/post", json=draft(1)).status_code == 503
+        return time.monotonic() - begin
+
+    assert LEADERLESS_SECONDS < seconds() < 2 * LEADERLESS_SECONDS
+    # By then it is an outage, and nobody waits for its end.
+    assert seconds() < LEADERLESS_SECONDS / 2
+
+
+def test_a_database_that_is_busy_or_broken_is_not_asked_again() -> None:
+    def failed(cause: BaseException) -> bool:
+        return leaderless(DBAPIError("INSERT", {}, cause))
+
+    assert not failed(sqlite3.OperationalError("database is locked"))
+    assert not failed(psycopg.errors.LockNotAvailable())
+    assert not failed(psycopg.errors.UniqueViolation())
+    assert failed(psycopg.errors.ReadOnlySqlTransaction())
+    assert failed(psycopg.errors.CannotConnectNow())

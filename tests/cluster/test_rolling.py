@@ -109,6 +109,15 @@ def test_everything_is_done_one_web_host_after_the_other(installation: Installat
 
 
 @pytest.mark.full_matrix
+def test_a_leader_of_the_databases_hands_over(installation: Installation) -> None:
+    leader = installation.leader()
+    with installation.load("database's leader hands over") as posts:
+        installation.root(leader, 'patronictl -c /etc/patroni/*-main.yml switchover --leader "$1" --force', leader)
+        until(lambda: installation.leader() not in ("", leader), 60, "another host leads")
+    posts.outcome.assert_all_answered()
+
+
+@pytest.mark.full_matrix
 def test_hosts_reboot_one_after_the_other(installation: Installation) -> None:
     # Of a container the kernel's own boot id says nothing.
     begun = "systemctl show --value --property=UserspaceTimestampMonotonic"
@@ -118,7 +127,7 @@ def test_hosts_reboot_one_after_the_other(installation: Installation) -> None:
         assert run.status == 0, run.output
     for name, boot in boots.items():
         assert installation.root(name, begun) != boot
-    posts.outcome.assert_kept()
+    posts.outcome.assert_all_answered()
     assert min(installation.served_by(20).values()) > 0
 
 
