@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
-from helpers import PROGRAMS, Ansible, App, Promised, inventory_name, keep_open, read_promises
+from helpers import PROGRAMS, Ansible, App, Promised, groups_of, inventory_name, keep_open, read_promises
 from testinfra.host import Host
 
 # testinfra asks `ansible-inventory`, and this may be a pytest that nobody activated an environment for.
@@ -28,15 +28,23 @@ collect_ignore = ["stubs"]
 FOR_THROW_AWAY_HOSTS = ("cluster", "database", "release", "security")
 
 
+def meant(item: pytest.Item) -> bool:
+    """Tell whether a test is about the tier that its host is of."""
+    parameters = getattr(item, "callspec", None)
+    host = parameters.params.get("_testinfra_host") if parameters else None
+    mark = item.get_closest_marker("tier")
+    return host is None or not set(mark.args if mark else ["web"]).isdisjoint(groups_of(host))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose, mark and order what is run: what disturbs a host after what looks at it, the reboot last of all."""
     for item in items:
         if item.path.parent.name in FOR_THROW_AWAY_HOSTS:
             item.add_marker(pytest.mark.disturbs)
-    if not os.environ.get("FLASK_ON_METAL_FULL"):
-        left_out = [item for item in items if item.get_closest_marker("full_matrix")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+    full = os.environ.get("FLASK_ON_METAL_FULL")
+    left_out = [item for item in items if not meant(item) or (not full and item.get_closest_marker("full_matrix"))]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
     items.sort(key=lambda item: (item.path.stem == "test_reboot", item.get_closest_marker("disturbs") is not None))
 
 
@@ -54,9 +62,15 @@ def ansible(request: pytest.FixtureRequest) -> Ansible:
 
 
 @pytest.fixture(scope="session")
-def promises(ansible: Ansible) -> dict[str, Promised]:
+def all_promises(ansible: Ansible) -> dict[str, Promised]:
     """Read what the inventory says of each host."""
     return read_promises(ansible)
+
+
+@pytest.fixture(scope="session")
+def promises(all_promises: dict[str, Promised]) -> dict[str, Promised]:
+    """Find what the inventory says of each web host."""
+    return {name: promised for name, promised in all_promises.items() if "web" in promised.groups}
 
 
 @pytest.fixture(scope="session")
@@ -75,19 +89,19 @@ def host(_testinfra_host: Host, control_path: str) -> Host:
 
 @pytest.fixture(scope="session")
 def hosts(request: pytest.FixtureRequest, control_path: str) -> dict[str, Host]:
-    """Reach all hosts, by name, for tests that work on all of them at once."""
+    """Reach all web hosts, by name, for tests that work on all of them at once."""
     option = request.config.option
     found = testinfra.get_hosts(
         option.hosts.split(","), ansible_inventory=option.ansible_inventory, sudo=option.sudo,
         force_ansible=option.force_ansible,
     )  # fmt: skip
-    return {inventory_name(one): keep_open(one, control_path) for one in found}
+    return {inventory_name(one): keep_open(one, control_path) for one in found if "web" in groups_of(one)}
 
 
 @pytest.fixture(scope="module")
-def promised(host: Host, promises: dict[str, Promised]) -> Promised:
+def promised(host: Host, all_promises: dict[str, Promised]) -> Promised:
     """Find what the inventory says of this host."""
-    return promises[inventory_name(host)]
+    return all_promises[inventory_name(host)]
 
 
 @pytest.fixture(scope="module")

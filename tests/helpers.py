@@ -96,8 +96,9 @@ class Promised:
     addresses: list[str]
     apps: list[App]
     options: dict[str, Any]
-    binding_key: Secret = field(default_factory=lambda: Secret(""))
-    """The key of certificate_acme_eab_hmac_key."""
+    groups: list[str]
+    others: dict[str, list[Secret]]
+    """What is secret besides the apps' own, by the account that may know it."""
 
 
 def resolved(name: str) -> list[str]:
@@ -106,7 +107,8 @@ def resolved(name: str) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-ROLES = ["host", "certificate", "nginx", "uwsgi", "flask_app"]
+TIERS = ["web", "balancer", "database"]
+ROLES = ["host", "certificate", "nginx", "uwsgi", "flask_app", "balancer", "postgresql"]
 OPTIONS = [
     "host_timezone",
     "host_sysctl",
@@ -119,28 +121,38 @@ OPTIONS = [
     "host_updates",
     "host_updates_reboot",
     "host_journal_max_use",
+    "balancer_addresses",
     "certificate_directory",
+    "certificate_internal_directory",
     "nginx_large_header_buffers",
     "nginx_client_timeout",
     "nginx_headers",
     "nginx_http3",
     "nginx_tls",
     "nginx_access_log",
+    "postgresql_databases",
+    "postgresql_synchronous",
     "uwsgi_backlog",
 ]
+# Of the databases' accounts no host but the databases has a password by itself; an app's URL holds its own.
+OTHER_SECRETS = """{
+  'root': [certificate_acme_eab_hmac_key]
+          + (postgresql_databases | map(attribute='password') if 'database' in group_names else []),
+  'postgres': [postgresql_superuser_password, postgresql_replication_password, postgresql_rest_password],
+}"""
 
 
 def read_promises(ansible: Ansible) -> dict[str, Promised]:
-    """Read what the inventory says of each web host, as the roles see it: templated, with all defaults."""
+    """Read what the inventory says of each host, as the roles see it: templated, with all defaults."""
     with private_folder() as folder:
         values = ", ".join(f"'{name}': {name}" for name in OPTIONS)
         content = (
             "{{ {'apps': flask_apps | with_defaults, 'address': ansible_host | default(inventory_hostname), "
-            "'address6': test_host_address6 | default(''), 'binding_key': certificate_acme_eab_hmac_key, "
+            "'address6': test_host_address6 | default(''), 'groups': group_names, 'others': " + OTHER_SECRETS + ", "
             "'options': {" + values + "}} | to_json }}"
         )
         play = {
-            "hosts": "web",
+            "hosts": ":".join(TIERS),
             "gather_facts": False,
             # The roles' defaults are wanted, and none of their tasks.
             "tasks": [
@@ -179,9 +191,8 @@ def _promised(host: str, value: dict[str, Any]) -> Promised:
     apps = [app(entry) for entry in value["apps"]]
     known = [*resolved(value["address"]), value["address6"], *(one for item in apps for one in item.addresses)]
     addresses = [ipaddress.ip_address(address).compressed for address in known if address]
-    return Promised(
-        host, list(dict.fromkeys(addresses)), apps, value["options"], binding_key=Secret(value["binding_key"])
-    )
+    others = {account: [Secret(text) for text in texts if text] for account, texts in value["others"].items()}
+    return Promised(host, list(dict.fromkeys(addresses)), apps, value["options"], value["groups"], others)
 
 
 # --- ways to run things ----------------------------------------------------------------------------------------------
@@ -353,6 +364,11 @@ def keep_open(host: Host, control_path: str) -> Host:
 def inventory_name(host: Host) -> str:
     """Tell a host's name in the inventory."""
     return str(host.backend.get_pytest_id()).removeprefix("ansible://")
+
+
+def groups_of(host: Host) -> list[str]:
+    """Tell a host's groups in the inventory."""
+    return list(host.ansible.get_variables()["group_names"])
 
 
 def blocks(text: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ have one on purpose. Standard output is a JSON list of places. No text is ever a
 
 from __future__ import annotations
 
+import grp
 import gzip
 import json
 import pwd
@@ -34,6 +35,8 @@ ROOTS_PLACES = [place for place in PLACES if place not in ("/srv", "/var")] + [
 ]
 # Where an app's secrets have to be: root's file, which systemd reads before it lets go of its rights.
 ENVIRONMENT = re.compile(r"/srv/([^/]+)/releases/[^/]+/environment")
+# Where the databases' passwords have to be: Patroni runs as postgres, and reads root's file by its group.
+PATRONI = re.compile(r"/etc/patroni/[^/]+\.yml")
 # Where the authority's binding has to be: what renews certificates reads it.
 CERTIFICATES = "/etc/flask-on-metal/certificates.json"
 
@@ -126,6 +129,8 @@ def on_disk(texts: dict[str, list[str]], keys: list[str], innocent: str) -> list
         mode, user = status.st_mode & 0o777, status.st_uid
         right = ENVIRONMENT.fullmatch(path)
         whose = "root" if path == CERTIFICATES or path in keys else right[1] if right else ""
+        if PATRONI.fullmatch(path) and grp.getgrgid(Path(path).lstat().st_gid).gr_name == "postgres":
+            whose, mode = "postgres", mode & ~0o040
         if whose and user == 0 and not mode & 0o177:
             others = [text for owner, known in texts.items() if owner != whose for text in known]
             if not holds(read(Path(path)), others):

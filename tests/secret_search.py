@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from helpers import LEAKED_ON_PURPOSE, ROOT, Ansible, Promised, as_it_is, private_folder
+from helpers import LEAKED_ON_PURPOSE, ROOT, TIERS, Ansible, Promised, as_it_is, private_folder
 from secret_forms import forms
 
 ON_HOST = Path(__file__).with_name("search_on_host.py")
@@ -24,12 +24,16 @@ Texts = dict[str, list[str]]
 
 
 def of_inventory(promised: Promised) -> Texts:
-    """Find what to search for on a host: the secrets of its apps, and what the inventory has for root alone."""
+    """Find what to search for on a host: the secrets of its apps, and what else the inventory keeps from others."""
     of_apps = {
         app.name: sorted({form for secret in app.secrets.values() for form in forms(secret.reveal())})
         for app in promised.apps
     }
-    return {**of_apps, "root": sorted(forms(promised.binding_key.reveal()))}
+    others = {
+        account: sorted({form for secret in secrets for form in forms(secret.reveal())})
+        for account, secrets in promised.others.items()
+    }
+    return {**of_apps, **others}
 
 
 def key_files(promised: Promised) -> list[str]:
@@ -40,6 +44,8 @@ def key_files(promised: Promised) -> list[str]:
         f"{certbot}/archive/*/privkey*.pem",
         f"{certbot}/keys/*",
         f"{certbot}/accounts/**/private_key.json",
+        # A database's is for PostgreSQL and etcd as well.
+        *([] if "database" in promised.groups else [f"{promised.options['certificate_internal_directory']}/key.pem"]),
     ]
 
 
@@ -59,7 +65,7 @@ def search_hosts(
     }
     with private_folder() as folder:
         play = {
-            "hosts": "web",
+            "hosts": ":".join(TIERS),
             "gather_facts": False,
             "become": True,
             "tasks": [

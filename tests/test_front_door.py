@@ -7,6 +7,8 @@ from helpers import App, Promised, as_root
 from helpers_http import NoAnswerError, ask, connect, context, handshake, in_host_header, is_address
 from testinfra.host import Host
 
+pytestmark = pytest.mark.tier("web", "balancer")
+
 STRANGER = "nobody-lives-here.example"
 
 REVEALING = re.compile(r"nginx/\d|debian|ubuntu|openssl|uwsgi|python|werkzeug|flask/\d", re.IGNORECASE)

@@ -8,8 +8,10 @@ import subprocess
 
 import pytest
 import yaml
-from helpers import ROOT, Promised, as_root, blocks, inventory_name, pairs, ssh_of
+from helpers import ROOT, TIERS, Promised, as_root, blocks, inventory_name, pairs, ssh_of
 from testinfra.host import Host
+
+pytestmark = pytest.mark.tier(*TIERS)
 
 SYSCTL = yaml.safe_load((ROOT / "roles" / "host" / "vars" / "main.yml").read_text())["_host_sysctl_hardening"]
 

@@ -12,6 +12,8 @@ from helpers import App, Promised, as_root
 from helpers_http import Answer, ask, handshake
 from testinfra.host import Host
 
+pytestmark = pytest.mark.tier("web", "balancer")
+
 HSTS = "strict-transport-security"
 
 # What may stand in an answer more than once (RFC 9110, 5.3, and RFC 6265, 3).

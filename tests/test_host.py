@@ -2,12 +2,24 @@
 
 import pytest
 import yaml
-from helpers import ROOT, Promised, as_root, blocks, pairs
+from helpers import ROOT, TIERS, Promised, as_root, blocks, pairs
 from testinfra.host import Host
+
+pytestmark = pytest.mark.tier(*TIERS)
 
 SPEED = yaml.safe_load((ROOT / "roles" / "host" / "vars" / "main.yml").read_text())["_host_sysctl_speed"]
 
-NEEDED = ["ca-certificates", "nginx", "openssl", "uwsgi-core", "uwsgi-plugin-python3"]
+NEEDED = {
+    "web": ["ca-certificates", "nginx", "openssl", "uwsgi-core", "uwsgi-plugin-python3"],
+    "balancer": ["ca-certificates", "nginx", "openssl"],
+    "database": ["ca-certificates", "openssl"],
+}
+
+
+def needed(promised: Promised) -> list[str]:
+    """List the packages that a host needs."""
+    of_tiers = {name for tier, names in NEEDED.items() if tier in promised.groups for name in names}
+    return [*sorted(of_tiers), *promised.options["host_packages"]]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +43,7 @@ def found(host: Host, promised: Promised) -> dict[str, str]:
     """
     names = " ".join(promised.options["host_sysctl"])
     kernel = " ".join(name.replace(".", "/") for name in SPEED)
-    return blocks(as_root(host, script, names, kernel, *NEEDED, *promised.options["host_packages"]))
+    return blocks(as_root(host, script, names, kernel, *needed(promised)))
 
 
 def test_release_is_a_supported_debian(found):
@@ -41,7 +53,7 @@ def test_release_is_a_supported_debian(found):
 
 
 def test_packages_are_installed(found, promised):
-    for name in [*NEEDED, *promised.options["host_packages"]]:
+    for name in needed(promised):
         assert f"{name} installed" in found["installed"].splitlines()
 
 
@@ -60,6 +72,7 @@ def test_kernel_settings_for_speed_are_in_force_where_the_host_has_a_kernel_of_i
     assert mine == {name: value for name, value in wanted.items() if name in mine}
 
 
+@pytest.mark.tier("web")
 def test_listen_queue_of_apps_is_as_long_as_promised(found, promised):
     # The kernel cuts it to net.core.somaxconn, without a word.
     assert set(found["backlogs"].split()) == {str(promised.options["uwsgi_backlog"])}

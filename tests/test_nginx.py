@@ -6,6 +6,8 @@ import pytest
 from helpers import as_root, blocks, pairs
 from testinfra.host import Host
 
+pytestmark = pytest.mark.tier("web", "balancer")
+
 ASK = """
 import http.client, socket
 connection = http.client.HTTPConnection("localhost")

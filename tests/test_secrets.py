@@ -1,6 +1,7 @@
 """No secret is where anybody but root, and the app that it is for, can read it. Where is searched: secret_search.py.
 
-Secrets are the values of `secrets`, the key of certificate_acme_eab_hmac_key, and the private keys that a host has.
+Secrets are the values of `secrets`, the key of certificate_acme_eab_hmac_key, the passwords of databases, and the
+private keys that a host has.
 """
 
 from __future__ import annotations
@@ -8,24 +9,25 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from helpers import Ansible, App, Promised, as_root
+from helpers import TIERS, Ansible, App, Promised, as_root
 from secret_search import key_files, of_inventory, search_here, search_hosts
 from testinfra.host import Host
 
 
 @pytest.fixture(scope="session")
-def leaks(ansible: Ansible, promises: dict[str, Promised]) -> dict[str, list[str]]:
+def leaks(ansible: Ansible, all_promises: dict[str, Promised]) -> dict[str, list[str]]:
     """Find where secrets are, by host."""
-    texts = {name: of_inventory(one) for name, one in promises.items()}
-    return search_hosts(ansible, texts, {name: key_files(one) for name, one in promises.items()})
+    texts = {name: of_inventory(one) for name, one in all_promises.items()}
+    return search_hosts(ansible, texts, {name: key_files(one) for name, one in all_promises.items()})
 
 
+@pytest.mark.tier(*TIERS)
 def test_no_secret_is_readable_for_others(leaks, promised: Promised):
     assert leaks[promised.host] == []
 
 
-def test_no_secret_is_left_on_this_machine(promises: dict[str, Promised]):
-    texts = {text for promised in promises.values() for texts in of_inventory(promised).values() for text in texts}
+def test_no_secret_is_left_on_this_machine(all_promises: dict[str, Promised]):
+    texts = {text for promised in all_promises.values() for texts in of_inventory(promised).values() for text in texts}
     assert search_here(texts) == []
 
 

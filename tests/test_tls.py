@@ -15,6 +15,8 @@ from helpers import App, Promised, as_root, blocks
 from helpers_http import NoAnswerError, context, handshake, is_address
 from testinfra.host import Host
 
+pytestmark = pytest.mark.tier("web", "balancer")
+
 
 @dataclass(frozen=True)
 class Served:

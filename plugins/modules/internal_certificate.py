@@ -73,6 +73,7 @@ def main() -> None:
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     asked = [params[name] for name in ("authority", "host", "tier", "names", "days")]
     gid = (account_ids("root", params["group"]) or (0, 0))[1]
+    mode = 0o640 if gid else 0o600
 
     def digest() -> str:
         """Tell what the certificate was made of, and which one it is."""
@@ -92,11 +93,11 @@ def main() -> None:
             _, text, _ = module.run_command(
                 ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], check_rc=True
             )
-            write_atomically(key, text, 0o640, 0, gid)
+            write_atomically(key, text, mode, 0, gid)
     elif key.stat().st_gid != gid:
         changed = True
         if not module.check_mode:
-            write_atomically(key, read_text(key) or "", 0o640, 0, gid)
+            write_atomically(key, read_text(key) or "", mode, 0, gid)
 
     def end(name: str) -> str:
         """Tell when a certificate ends."""
