@@ -158,11 +158,6 @@ def test_a_balancer_takes_a_web_hosts_certificate_alone(installation: Installati
     until(lambda: installation.served_by(20)["web1"] > 0, 30, "web1 gets requests again")
 
 
-def test_keys_are_read_by_those_who_need_them(installation: Installation) -> None:
-    for name, group in {"balancer1": "root", "web1": "root", "db1": "ssl-cert"}.items():
-        assert installation.root(name, f"stat -c '%U %G %a' {FOLDER}/key.pem").strip() == f"root {group} 640"
-
-
 def test_unknown_names_are_refused(installation: Installation) -> None:
     with pytest.raises(NoAnswerError):
         handshake(installation.floating, "nobody.example.org")
