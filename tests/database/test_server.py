@@ -153,17 +153,24 @@ def test_other_settings_and_another_password_come_with_the_next_run(pair: Pair) 
     assert pair.answers()
 
 
-def test_a_server_with_data_is_made_no_member_of_a_cluster(pair: Pair) -> None:
-    # Its data are nobody's to throw away.
-    run = pair.ansible.playbook(
-        SITE,
-        variables={
-            "_postgresql_cluster": True,
-            **{f"postgresql_{name}_password": "scenario-cluster" for name in ("superuser", "replication", "rest")},
-        },
-        timeout=200,
-    )
+AS_A_CLUSTER = {
+    "_postgresql_cluster": True,
+    **{f"postgresql_{name}_password": "scenario-cluster" for name in ("superuser", "replication", "rest")},
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        # Its data are nobody's to throw away.
+        ({"_postgresql_releases": ["13"]}, "it is a server by itself"),
+        ({}, "A cluster of databases needs Debian 13"),
+    ],
+    ids=["data", "Debian 12"],
+)
+def test_a_server_is_made_no_member_of_a_cluster(pair: Pair, variables: dict[str, Any], why: str) -> None:
+    run = pair.ansible.playbook(SITE, variables={**AS_A_CLUSTER, **variables}, timeout=200)
     assert run.status != 0
-    assert "it is a server by itself" in run.output
+    assert why in " ".join(run.output.split())
     assert run.changed == []
     assert pair.answers()
