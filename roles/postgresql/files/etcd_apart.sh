@@ -16,7 +16,11 @@ export ETCDCTL_CACERT="$folder/authority.pem" ETCDCTL_CERT="$folder/certificate.
 
 # URL, id, version, size, whether it leads, … of each member that answers; one that doesn't makes it an error.
 members=$(etcdctl --command-timeout=5s endpoint status --cluster 2>/dev/null) || true
-printf '%s\n' "$members" | awk -F', ' -v here="$endpoint" '$1 == here && $5 == "true" {found = 1} END {exit !found}' || exit 0
+case "$(printf '%s\n' "$members" | awk -F', ' -v here="$endpoint" '$1 == here {print $5}')" in
+  true) ;;
+  false) exit 0 ;;
+  *) echo "etcd at $endpoint doesn't answer" >&2; exit 1 ;;
+esac
 for other in $(printf '%s\n' "$members" | awk -F', ' -v here="$endpoint" '$1 != here {print $2}'); do
   if etcdctl move-leader "$other"; then exit 0; fi
 done
