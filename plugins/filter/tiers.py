@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.addresses import host_form
 
 
 def tier_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -33,6 +34,13 @@ def tier_address(host: str, hostvars: Mapping[str, Mapping[str, Any]]) -> str:
             f"{host}: the other hosts of the installation reach it by an address, and {value} is none. Give it an "
             "internal_address in the inventory, as in  internal_address: 192.0.2.11"
         ) from None
+
+
+def peers(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """List where balancers reach web hosts: address and port, as 192.0.2.11:8443 or [2001:db8::11]:8443."""
+    return [
+        f"{host_form(tier_address(host, hostvars))}:{hostvars[host].get('nginx_balancer_port', 8443)}" for host in hosts
+    ]
 
 
 def by_family(addresses: Iterable[str]) -> list[tuple[str, list[str]]]:
@@ -75,6 +83,7 @@ class FilterModule:
         return {
             "tier_addresses": tier_addresses,
             "tier_address": tier_address,
+            "peers": peers,
             "by_family": by_family,
             "interface_of": interface_of,
             "same_family_first": same_family_first,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +54,8 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-def ask(path: Path, host: str, url_path: str, timeout: float) -> Answer:
-    """Send one GET over a unix socket, and wait at most `timeout` seconds for the whole answer."""
-    connection = UnixConnection(path, host, timeout)
+def exchange(connection: http.client.HTTPConnection, url_path: str) -> Answer:
+    """Send one GET over a connection, read the whole answer, and close it."""
     try:
         connection.request("GET", url_path, headers={"User-Agent": "flask-on-metal-probe", "Connection": "close"})
         response = connection.getresponse()
@@ -66,12 +66,26 @@ def ask(path: Path, host: str, url_path: str, timeout: float) -> Answer:
         connection.close()
 
 
-def ask_until_good(path: Path, host: str, url_path: str, seconds: float) -> Answer:
-    """Ask until the answer is 200 or the time (seconds) is over; returns the last answer."""
+def until_good(question: Callable[[float], Answer], seconds: float) -> Answer:
+    """Ask until the answer is 200 or the time is over; returns the last answer.
+
+    Args:
+        question: asks once, and takes at most as many seconds as it is told.
+        seconds: for all of it.
+    """
     end = time.monotonic() + seconds
     while True:
-        left = end - time.monotonic()
-        answer = ask(path, host, url_path, max(left, 0.1))
+        answer = question(max(end - time.monotonic(), 0.1))
         if answer.good or time.monotonic() + 0.1 >= end:
             return answer
         time.sleep(0.1)
+
+
+def ask(path: Path, host: str, url_path: str, timeout: float) -> Answer:
+    """Send one GET over a unix socket, and wait at most `timeout` seconds for the whole answer."""
+    return exchange(UnixConnection(path, host, timeout), url_path)
+
+
+def ask_until_good(path: Path, host: str, url_path: str, seconds: float) -> Answer:
+    """Ask over a unix socket until the answer is 200 or the time (seconds) is over; returns the last answer."""
+    return until_good(lambda left: ask(path, host, url_path, left), seconds)

@@ -64,10 +64,11 @@ known:
   returned: success
   type: list
   elements: str
-serving:
-  description: Whether this host serves as a balancer already.
+apps:
+  description: The apps that this host serves as a balancer, by now.
   returned: success
-  type: bool
+  type: list
+  elements: str
 """
 
 OPERATOR, RUN = "an operator", "a run"
@@ -137,9 +138,9 @@ def main() -> None:
                 msg=f"{', '.join(params['quiet'])}: {left} connections of this balancer are left after"
                 f" {params['seconds']} s, since somebody waits for a long answer. It is out; nothing else was changed."
             )
-    files = [path.read_text() for path in UPSTREAMS.glob("*/upstream.conf")]
-    known = {name for text in files for name in re.findall(r"^ *server .*;  # (\S+)$", text, re.MULTILINE)}
-    module.exit_json(changed=before != after, out=sorted(after), known=sorted(known), serving=bool(files))
+    texts = {path.parent.name: path.read_text() for path in UPSTREAMS.glob("*/upstream.conf")}
+    known = {name for text in texts.values() for name in re.findall(r"^ *server .*;  # (\S+)$", text, re.MULTILINE)}
+    module.exit_json(changed=before != after, out=sorted(after), known=sorted(known), apps=sorted(texts))
 
 
 if __name__ == "__main__":

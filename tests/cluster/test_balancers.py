@@ -141,13 +141,17 @@ def test_another_host_of_the_installation_is_no_balancer(installation: Installat
     assert "HTTP/1.1 403" in said
 
 
-def test_a_balancer_takes_a_web_hosts_certificate_alone(installation: Installation) -> None:
+def certificate_of(installation: Installation, name: str, tier: str) -> str:
+    """Sign a certificate for a host's key as the installation's authority does, but for another tier."""
     folder = ROOT / "build" / "molecule" / "cluster"
-    authority, key = ((folder / name).read_text() for name in ("authority.pem", "authority-key.pem"))
-    request = installation.root("web1", f"openssl req -new -key {FOLDER}/key.pem -subj /")
-    # As a database's is: of the same authority, for another tier.
-    names = ["web1", "database.flask-on-metal.internal", installation.addresses["web1"]]
-    certificate = signed(request, authority, key, host="web1", tier="database", names=names, days=2)
+    authority, key = ((folder / part).read_text() for part in ("authority.pem", "authority-key.pem"))
+    request = installation.root(name, f"openssl req -new -key {FOLDER}/key.pem -subj /")
+    names = [name, f"{tier}.flask-on-metal.internal", installation.addresses[name]]
+    return signed(request, authority, key, host=name, tier=tier, names=names, days=2)
+
+
+def test_a_balancer_takes_a_web_hosts_certificate_alone(installation: Installation) -> None:
+    certificate = certificate_of(installation, "web1", "database")
     put = f'cd {FOLDER}; cp certificate.pem /root/right.pem; printf %s "$1" > certificate.pem; systemctl reload nginx'
     installation.root("web1", put, certificate)
     try:
@@ -156,6 +160,28 @@ def test_a_balancer_takes_a_web_hosts_certificate_alone(installation: Installati
     finally:
         installation.root("web1", f"cp /root/right.pem {FOLDER}/certificate.pem; systemctl reload nginx")
     until(lambda: installation.served_by(20)["web1"] > 0, 30, "web1 gets requests again")
+
+
+ASK_ETCD = f"""
+import http.client, ssl, sys
+tls = ssl.create_default_context(cafile="{FOLDER}/authority.pem")
+tls.load_cert_chain(sys.argv[2], "{FOLDER}/key.pem")
+connection = http.client.HTTPSConnection(sys.argv[1], 2380, timeout=5, context=tls)
+try:
+    connection.request("GET", "/members")
+    print(connection.getresponse().read().decode())
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_member_of_etcd_shows_a_databases_certificate(installation: Installation) -> None:
+    address = installation.addresses["db1"]
+    ask_etcd = '/usr/bin/python3 -c "$1" "$2" "$3"'
+    assert "peerURLs" in installation.root("db1", ask_etcd, ASK_ETCD, address, f"{FOLDER}/certificate.pem")
+    put = 'printf %s "$1" > /root/other.pem'
+    installation.root("db1", put, certificate_of(installation, "db1", "web"))
+    assert "peerURLs" not in installation.root("db1", ask_etcd, ASK_ETCD, address, "/root/other.pem")
 
 
 def test_unknown_names_are_refused(installation: Installation) -> None:

@@ -6,8 +6,8 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from installation import Installation
-from machines import until
+from installation import Installation, answers
+from machines import cut_off, until
 
 
 def test_a_release_rolls_through_the_hosts(installation: Installation) -> None:
@@ -77,6 +77,55 @@ def test_the_last_web_host_is_not_drained(installation: Installation) -> None:
     assert min(installation.served_by(20).values()) > 0
 
 
+OUT = "ls /var/lib/flask-on-metal/balancer/out 2>/dev/null || true"
+"""Which web hosts a balancer leaves out."""
+
+
+def test_a_web_host_stays_where_no_other_answers(installation: Installation) -> None:
+    installation.root("web2", "systemctl stop nginx")
+    try:
+        run = installation.playbook("drain.yml", host="web1", drain="out")
+        assert run.status != 0
+        assert "No web host would answer without web1. Nothing was changed" in run.output
+        # Nor is one taken in that answers nothing.
+        run = installation.playbook("drain.yml", host="web2", drain="in")
+        assert run.status != 0
+        assert "Not taken in. web2, asked for newsboard: " in run.output
+    finally:
+        installation.root("web2", "systemctl start nginx")
+    assert [installation.root(name, OUT) for name in ("balancer1", "balancer2")] == ["", ""]
+
+
+@pytest.mark.full_matrix
+def test_no_balancer_is_told_where_one_is_down(installation: Installation) -> None:
+    with cut_off("balancer2"):
+        run = installation.playbook("drain.yml", host="web1", drain="out")
+        assert run.status != 0
+        assert installation.root("balancer1", OUT) == ""
+        until(lambda: answers(installation.floating), 30, "balancer1 has the address")
+        run = installation.playbook("drain.yml", host="web1", drain="out", without="balancer2")
+        assert run.status == 0, run.output
+        assert installation.root("balancer1", OUT).split() == ["web1"]
+        assert installation.served_by(10)["web1"] == 0
+    until(lambda: len(installation.active()) == 1, 30, "one balancer has the address")
+    run = installation.playbook("drain.yml", host="web1", drain="in")
+    assert run.status == 0, run.output
+
+
+@pytest.mark.full_matrix
+def test_a_database_is_not_rebooted_where_another_is_missed(installation: Installation) -> None:
+    leader = installation.leader()
+    other = next(name for name in installation.databases() if name != leader)
+    installation.root(other, "systemctl stop etcd")
+    try:
+        run = installation.playbook("reboot.yml", force=True, limit=f"{leader}:localhost")
+        assert run.status != 0
+        assert "aren't all at work, so none goes down on purpose" in " ".join(run.output.split())
+        assert installation.leader() == leader
+    finally:
+        installation.root(other, "systemctl start etcd")
+
+
 @pytest.mark.full_matrix
 def test_a_release_that_isnt_well_after_a_while_is_nobodys(installation: Installation) -> None:
     before = installation.releases()
@@ -103,7 +152,7 @@ def test_everything_is_done_one_web_host_after_the_other(installation: Installat
         run = installation.playbook("site.yml", rolling=1, nginx_client_timeout=16)
         assert run.status == 0, run.output
     posts.outcome.assert_all_answered()
-    assert installation.root("balancer1", "ls /var/lib/flask-on-metal/balancer/out").strip() == ""
+    assert installation.root("balancer1", OUT) == ""
     run = installation.playbook("site.yml")
     assert run.status == 0, run.output
 
@@ -129,6 +178,7 @@ def test_hosts_reboot_one_after_the_other(installation: Installation) -> None:
         assert installation.root(name, begun) != boot
     posts.outcome.assert_all_answered()
     assert min(installation.served_by(20).values()) > 0
+    assert installation.etcd()[0] != installation.leader()
 
 
 @pytest.mark.full_matrix

@@ -1,0 +1,115 @@
+"""Ansible module: whether web hosts answer this balancer."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.unix_http import Answer, exchange, until_good
+
+DOCUMENTATION = r"""
+---
+module: balancer_probe
+short_description: Asks web hosts for the health of apps, as a balancer does
+description:
+  - Connects to the balancers' port of each web host, with the certificates that NGINX uses, and asks for each app.
+  - All of them have to answer 200, and are asked until they do or the time is over.
+options:
+  peers:
+    description: Addresses and ports by the hosts' names, as 192.0.2.11:8443.
+    type: dict
+    required: true
+  apps:
+    description: The apps, each with name, domains and health_path.
+    type: list
+    elements: dict
+    required: true
+  certificates: {description: "Folder of key.pem, certificate.pem and authority.pem.", type: path, required: true}
+  one:
+    description: Whether it is enough that one of them answers for each app.
+    type: bool
+    default: false
+  seconds: {description: "For all of it; each is given one in any case.", type: int, default: 10}
+  refusal: {description: What the message begins with where they don't., type: str, default: ""}
+"""
+
+EXAMPLES = r"""
+- name: Web host answers this balancer
+  balancer_probe:
+    peers: {web1.example.org: "192.0.2.11:8443"}
+    apps: [{name: news, domains: [news.example.org], health_path: /status}]
+    certificates: /etc/ssl/flask-on-metal-internal
+"""
+
+# What a web host's certificate says that it is.
+NAME = "web.flask-on-metal.internal"
+
+
+class PeerConnection(http.client.HTTPConnection):
+    """HTTP over TLS to an address, with certificates of the installation's authority on both sides."""
+
+    def __init__(self, peer: str, host: str, certificates: Path, seconds: float) -> None:
+        """Note where to connect; `seconds` is the time for each step of it."""
+        super().__init__(host, timeout=seconds)
+        self.address, _, port = peer.rpartition(":")
+        self.peer_port = int(port)
+        self.context = ssl.create_default_context(cafile=str(certificates / "authority.pem"))
+        self.context.load_cert_chain(certificates / "certificate.pem", certificates / "key.pem")
+
+    def connect(self) -> None:
+        """Open the connection to the peer, whatever the host's name leads to."""
+        plain = socket.create_connection((self.address.strip("[]"), self.peer_port), timeout=self.timeout)
+        self.sock = self.context.wrap_socket(plain, server_hostname=NAME)
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "peers": {"type": "dict", "required": True},
+            "apps": {"type": "list", "elements": "dict", "required": True},
+            "certificates": {"type": "path", "required": True},
+            "one": {"type": "bool", "default": False},
+            "seconds": {"type": "int", "default": 10},
+            "refusal": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    certificates = Path(params["certificates"])
+
+    def ask(peer: str, app: dict[str, Any], seconds: float) -> Answer:
+        """Ask a web host once."""
+        try:
+            connection = PeerConnection(peer, app["domains"][0], certificates, seconds)
+        except OSError as error:
+            module.fail_json(msg=f"{certificates}: this host's certificate can't be used ({error}). Run site.yml")
+        return exchange(connection, app["health_path"])
+
+    said = []
+    end = time.monotonic() + params["seconds"]
+    for app in params["apps"]:
+        answers = {
+            name: until_good(partial(ask, peer, app), max(end - time.monotonic(), 1))
+            for name, peer in params["peers"].items()
+        }
+        bad = {name: answer for name, answer in answers.items() if not answer.good}
+        if bad and (not params["one"] or bad == answers):
+            said += [
+                f"{name}, asked for {app['name']}: {one.status or ''} {one.text[:200]}" for name, one in bad.items()
+            ]
+    if params["one"] and not params["peers"]:
+        said = ["None remains"]
+    if said:
+        module.fail_json(msg=f"{params['refusal']} {'; '.join(said)}".strip())
+    module.exit_json(changed=False)
+
+
+if __name__ == "__main__":
+    main()
