@@ -136,7 +136,11 @@ class Etcd:
             if answer.status:
                 said = f"{name}: {answer.value}"
         if said and action != "list":
-            self.module.fail_json(msg=f"etcd's other members refuse to {action} {self.name}: {said}")
+            self.module.fail_json(
+                msg=f"etcd's other members refuse to {action} {self.name}: {said}. A member that is gone for good is "
+                f"in the way: {self.file} on another host says how etcdctl is called; list the members, remove that "
+                "one (member remove <id>), and run this again"
+            )
         return None
 
     def start_values(self) -> dict[str, str]:

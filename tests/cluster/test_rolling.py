@@ -158,6 +158,16 @@ def test_everything_is_done_one_web_host_after_the_other(installation: Installat
 
 
 @pytest.mark.full_matrix
+@pytest.mark.parametrize("tag", ["nginx", "flask_app", "install", "configure", "release"])
+def test_a_part_of_everything_is_done_by_itself(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, tag: str
+) -> None:
+    monkeypatch.setenv("ANSIBLE_RUN_TAGS", tag)
+    run = installation.playbook("site.yml")
+    assert (run.status, run.changed) == (0, []), run.output
+
+
+@pytest.mark.full_matrix
 def test_a_leader_of_the_databases_hands_over(installation: Installation) -> None:
     leader = installation.leader()
     with installation.load("database's leader hands over") as posts:
