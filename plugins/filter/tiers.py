@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 from ansible.errors import AnsibleFilterError
+
+# Ansible finds a project's module_utils for modules only; this runs on the control node.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
+
 from ansible.module_utils.addresses import host_form
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,14 @@ module: balancer_probe
 short_description: Asks web hosts for the health of apps, as a balancer does
 description:
   - Connects to the balancers' port of each web host, with the certificates that NGINX uses, and asks for each app.
-  - All of them have to answer 200, and are asked until they do or the time is over.
+  - All of them have to answer 200, and are asked until they do or the app's health_timeout is over.
 options:
   peers:
     description: Addresses and ports by the hosts' names, as 192.0.2.11:8443.
     type: dict
     required: true
   apps:
-    description: The apps, each with name, domains and health_path.
+    description: The apps, each with name, domains, health_path and health_timeout.
     type: list
     elements: dict
     required: true
@@ -35,7 +34,6 @@ options:
     description: Whether it is enough that one of them answers for each app.
     type: bool
     default: false
-  seconds: {description: "For all of it; each is given one in any case.", type: int, default: 10}
   refusal: {description: What the message begins with where they don't., type: str, default: ""}
 """
 
@@ -43,7 +41,7 @@ EXAMPLES = r"""
 - name: Web host answers this balancer
   balancer_probe:
     peers: {web1.example.org: "192.0.2.11:8443"}
-    apps: [{name: news, domains: [news.example.org], health_path: /status}]
+    apps: [{name: news, domains: [news.example.org], health_path: /status, health_timeout: 30}]
     certificates: /etc/ssl/flask-on-metal-internal
 """
 
@@ -76,7 +74,6 @@ def main() -> None:
             "apps": {"type": "list", "elements": "dict", "required": True},
             "certificates": {"type": "path", "required": True},
             "one": {"type": "bool", "default": False},
-            "seconds": {"type": "int", "default": 10},
             "refusal": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -92,22 +89,23 @@ def main() -> None:
             module.fail_json(msg=f"{certificates}: this host's certificate can't be used ({error}). Run site.yml")
         return exchange(connection, app["health_path"])
 
-    said = []
-    end = time.monotonic() + params["seconds"]
+    def first_good(peers: dict[str, str], app: dict[str, Any], seconds: float) -> Answer:
+        """Ask one web host after the other until one answers well; the last answer, if none does."""
+        answer = Answer(0, "no host is left")
+        for peer in peers.values():
+            answer = ask(peer, app, max(seconds / len(peers), 1))
+            if answer.good:
+                break
+        return answer
+
+    peers: dict[str, str] = params["peers"]
     for app in params["apps"]:
-        answers = {
-            name: until_good(partial(ask, peer, app), max(end - time.monotonic(), 1))
-            for name, peer in params["peers"].items()
-        }
-        bad = {name: answer for name, answer in answers.items() if not answer.good}
-        if bad and (not params["one"] or bad == answers):
-            said += [
-                f"{name}, asked for {app['name']}: {one.status or ''} {one.text[:200]}" for name, one in bad.items()
-            ]
-    if params["one"] and not params["peers"]:
-        said = ["None remains"]
-    if said:
-        module.fail_json(msg=f"{params['refusal']} {'; '.join(said)}".strip())
+        for group in [peers] if params["one"] else [{name: peer} for name, peer in peers.items()]:
+            answer = until_good(partial(first_good, group, app), float(app["health_timeout"]) if group else 0)
+            if not answer.good:
+                said = f"{answer.status or ''} {answer.text[:200]}".strip()
+                who = f"{app['name']} of {', '.join(group) or 'nobody'}"
+                module.fail_json(msg=f"{params['refusal']} {who} answers: {said}".strip())
     module.exit_json(changed=False)
 
 
