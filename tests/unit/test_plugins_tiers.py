@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import ssl
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
@@ -209,3 +214,120 @@ def test_who_is_out_and_by_whom(
     plugin: Plugin, before: dict[str, str], out: list[str], back: list[str], by: str, after: dict[str, str]
 ) -> None:
     assert plugin("modules", "balancer_members").changed(before, out, back, by) == after
+
+
+# --- whether web hosts answer a balancer
+
+NEWS = {"name": "news", "domains": ["news.example.org"], "health_path": "/status", "health_timeout": 1}
+
+
+class WebHost(HTTPServer):
+    """A web host's port for balancers: TLS with certificates on both sides, and one answer to all."""
+
+    def __init__(self, folder: Path, status: int) -> None:
+        """Listen on a free port of loopback, with a folder's certificates; answer with a status."""
+        self.asked: list[tuple[str, str]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append((self.headers["Host"], self.path))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(b"the database is away" if status != 200 else b"")
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        asked = self.asked
+        super().__init__(("127.0.0.1", 0), Handler)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "authority.pem"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing about clients that turn away."""
+
+
+@pytest.fixture
+def host_of(tmp_path: Path) -> Callable[[str], Path]:
+    """Make a host's folder of certificates, as site.yml does, for a tier."""
+    authority = pair()
+
+    def make(tier: str) -> Path:
+        folder = tmp_path / tier
+        folder.mkdir(exist_ok=True)
+        (folder / "authority.pem").write_text(authority[0])
+        (folder / "key.pem").write_text(text(ec.generate_private_key(ec.SECP256R1())))
+        words = ["openssl", "req", "-new", "-key", str(folder / "key.pem"), "-subj", "/CN=host"]
+        request = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        names = [f"{tier}.flask-on-metal.internal"]
+        (folder / "certificate.pem").write_text(signed(request, *authority, host=tier, tier=tier, names=names, days=50))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def web_host(host_of: Callable[[str], Path]) -> Iterator[Callable[..., WebHost]]:
+    """Start a web host that answers with a status."""
+    with ExitStack() as started:
+
+        def start(status: int, tier: str = "web") -> WebHost:
+            host = started.enter_context(WebHost(host_of(tier), status))
+            started.callback(host.shutdown)
+            return host
+
+        yield start
+
+
+@pytest.fixture
+def probe(run_module: Callable[..., Any], host_of: Callable[[str], Path]) -> Callable[..., Any]:
+    """Ask web hosts as a balancer."""
+
+    def ask(peers: dict[str, str], **more: Any) -> Any:
+        given = {"apps": [NEWS], "certificates": str(host_of("balancer")), **more}
+        return run_module("balancer_probe", peers=peers, **given)
+
+    return ask
+
+
+@pytest.fixture
+def nobody() -> str:
+    """Find an address where nobody listens."""
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        return f"127.0.0.1:{server.server_address[1]}"
+
+
+def test_a_web_host_is_asked_for_the_app_by_its_domain_and_health_path(probe: Any, web_host: Any) -> None:
+    web1 = web_host(200)
+    assert not probe({"web1": web1.address}).get("failed")
+    assert web1.asked == [("news.example.org", "/status")]
+
+
+def test_the_web_host_that_does_not_answer_well_is_named_with_what_it_says(probe: Any, web_host: Any) -> None:
+    said = probe({"web1": web_host(200).address, "web2": web_host(503).address}, refusal="Not taken in:")
+    assert said["failed"]
+    assert said["msg"] == "Not taken in: news of web2 answers: 503 the database is away"
+
+
+def test_one_web_host_is_enough_where_one_is_asked_for(probe: Any, web_host: Any, nobody: str) -> None:
+    peers = {"web1": nobody, "web2": web_host(200).address}
+    assert not probe(peers, one=True).get("failed")
+    assert "news of web1 answers: no answer" in probe(peers)["msg"]
+
+
+def test_where_no_web_host_is_left_nobody_answers(probe: Any) -> None:
+    assert probe({}, one=True)["msg"] == "news of nobody answers: no host is left"
+
+
+def test_a_host_of_another_tier_is_no_web_host(probe: Any, web_host: Any) -> None:
+    assert "certificate verify failed" in probe({"web1": web_host(200, tier="database").address})["msg"]
+
+
+def test_a_balancer_without_its_certificate_is_told_what_to_do(probe: Any, nobody: str, tmp_path: Path) -> None:
+    said = probe({"web1": nobody}, certificates=str(tmp_path / "none"))
+    assert said["msg"].startswith(f"{tmp_path}/none: this host's certificate can't be used")
+    assert said["msg"].endswith("Run site.yml")
