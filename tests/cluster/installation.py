@@ -15,6 +15,7 @@ from accounts import Table
 from helpers import ROOT, Ansible, Run, as_root
 from helpers_http import NoAnswerError, ask
 from machines import is_up
+from other_posts import OtherPosts, other_posts
 from steady import Steady, steady_posts
 from testinfra.host import Host
 
@@ -163,6 +164,30 @@ class Installation:
         met = posts.outcome
         failures = sum(met.failed.values())
         self.table.add(step, met.sent, failures, f"{met.stall:.2f}", f"{met.slowest:.2f}", met.accepted, met.lost)
+
+    @contextmanager
+    def other_load(self, step: str, lost: str) -> Iterator[OtherPosts]:
+        """Send POSTs that may not be sent twice while a web host is lost.
+
+        Those that it took may fail, and no other: at most one on each connection that the balancer had to it.
+        """
+        with other_posts(self.floating) as posts:
+            time.sleep(3)
+            look = f"ss -Htn state established dst {self.addresses[lost]} dport = :8443 | wc -l"
+            connections = int(self.root(self.active()[0], look))
+            yield posts
+        slowest = max(posts.took, default=0)
+        self.table.add(
+            f"{step}: other POSTs",
+            posts.sent,
+            len(posts.failed),
+            "",
+            f"{slowest:.2f}",
+            len(posts.took),
+            "",
+        )
+        assert connections > 0, f"{lost} got nothing that it could lose"
+        assert len(posts.failed) <= connections, f"{lost} had {connections} connections: {posts.failed}"
 
 
 def answers(address: str) -> bool:

@@ -27,7 +27,8 @@ def reads(installation: Installation, count: int) -> None:
 
 
 def test_a_web_host_loses_its_power(installation: Installation) -> None:
-    with installation.load("web host without power") as posts:
+    step = "web host without power"
+    with installation.load(step) as posts, installation.other_load(step, "web1"):
         power_off("web1")
         reads(installation, 20)
         time.sleep(5)
@@ -38,7 +39,8 @@ def test_a_web_host_loses_its_power(installation: Installation) -> None:
 
 @pytest.mark.full_matrix
 def test_a_web_host_hangs(installation: Installation) -> None:
-    with installation.load("web host that hangs") as posts:
+    step = "web host that hangs"
+    with installation.load(step) as posts, installation.other_load(step, "web1"):
         with installation.hung("web1"):
             time.sleep(15)
         reads(installation, 20)
@@ -47,7 +49,8 @@ def test_a_web_host_hangs(installation: Installation) -> None:
 
 @pytest.mark.full_matrix
 def test_a_web_host_is_cut_off(installation: Installation) -> None:
-    with installation.load("web host cut off") as posts, cut_off("web2"):
+    step = "web host cut off"
+    with installation.load(step) as posts, installation.other_load(step, "web2"), cut_off("web2"):
         reads(installation, 20)
         time.sleep(10)
     posts.outcome.assert_all_answered()
