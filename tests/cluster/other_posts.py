@@ -26,20 +26,26 @@ class OtherPosts:
     sent: int = 0
     took: list[float] = field(default_factory=list)
     """Seconds that those took which were answered 200."""
-    failed: list[str] = field(default_factory=list)
-    """What the others were told, or why they were told nothing."""
+    refused: list[str] = field(default_factory=list)
+    """What others were told instead."""
+    unanswered: int = 0
+    """Those that were told nothing in time: a host has taken them, and keeps silent."""
 
     def send(self, address: str) -> None:
         """Post once."""
         try:
             answer = ask(address, NAME, "/", method="POST", body=b"once", timeout=LIMIT)
+        except TimeoutError:
+            self.unanswered += 1
         except (NoAnswerError, OSError) as error:
-            self.failed.append(f"no answer: {error}")
-            return
-        if answer.status == 200 and answer.seconds <= LIMIT:
-            self.took.append(answer.seconds)
+            self.refused.append(str(error))
         else:
-            self.failed.append(f"{answer.status} after {answer.seconds:.1f} s")
+            if answer.seconds > LIMIT:
+                self.unanswered += 1
+            elif answer.status == 200:
+                self.took.append(answer.seconds)
+            else:
+                self.refused.append(f"{answer.status} after {answer.seconds:.1f} s")
 
 
 @contextmanager
