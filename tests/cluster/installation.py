@@ -15,8 +15,7 @@ from accounts import Table
 from helpers import ROOT, Ansible, Run, as_root
 from helpers_http import NoAnswerError, ask
 from machines import is_up
-from other_posts import NAME as OTHER_NAME
-from other_posts import OtherPosts, other_posts
+from other_posts import OTHER_NAME, OtherPosts, other_posts
 from steady import Steady, steady_posts
 from testinfra.host import Host
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from helpers_http import NoAnswerError, ask
 from steady import LIMIT
 
-NAME = "prober.example.org"
+OTHER_NAME = "prober.example.org"
 """An app that takes any POST, and declares none idempotent."""
 
 RATE = 10
@@ -28,23 +28,24 @@ class OtherPosts:
     """Seconds that those took which were answered 200."""
     refused: list[str] = field(default_factory=list)
     """What others were told instead."""
-    unanswered: int = 0
-    """Those that were told nothing in time: a host has taken them, and keeps silent."""
+
+    @property
+    def unanswered(self) -> int:
+        """Count those that were told nothing in time."""
+        return self.sent - len(self.took) - len(self.refused)
 
     def send(self, address: str) -> None:
         """Post once."""
         try:
-            answer = ask(address, NAME, "/", method="POST", body=b"once", timeout=LIMIT)
+            answer = ask(address, OTHER_NAME, "/", method="POST", body=b"once", timeout=LIMIT)
         except TimeoutError:
-            self.unanswered += 1
+            return
         except (NoAnswerError, OSError) as error:
             self.refused.append(str(error))
         else:
-            if answer.seconds > LIMIT:
-                self.unanswered += 1
-            elif answer.status == 200:
+            if answer.status == 200 and answer.seconds <= LIMIT:
                 self.took.append(answer.seconds)
-            else:
+            elif answer.status != 200:
                 self.refused.append(f"{answer.status} after {answer.seconds:.1f} s")
 
 

@@ -18,8 +18,8 @@ from testinfra.host import Host
 
 APP = "newsboard"
 
-# Requests per second to each host. In the short form both hosts are tried at once, and two runs of Ansible beside them
-# leave little of two cores: at 100 a queue built up once, until requests in it were answered 504.
+# Requests per second to each host. In the short form both hosts are tried at once, on the cores that Ansible runs on as
+# well: at 100 and with two deploys at once, requests waited until they were answered 504.
 RATE = 200 if os.environ.get("FLASK_ON_METAL_FULL") else 50
 
 # Seconds that nobody may have waited without an answer. Ten times and more what a release is meant to add.

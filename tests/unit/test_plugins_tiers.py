@@ -108,13 +108,17 @@ def text(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-@pytest.fixture
-def request_of_host(tmp_path: Path) -> str:
-    """Make a request as a host does."""
-    key = tmp_path / "key.pem"
+def request_by(key: Path) -> str:
+    """Make a key, and a request with it, as a host does."""
     key.write_text(text(ec.generate_private_key(ec.SECP256R1())))
     words = ["openssl", "req", "-new", "-key", str(key), "-subj", "/CN=somebody else"]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def request_of_host(tmp_path: Path) -> str:
+    """Have a host's request."""
+    return request_by(tmp_path / "key.pem")
 
 
 def sign(request: str, authority: tuple[str, str], days: int = 50) -> x509.Certificate:
@@ -260,9 +264,7 @@ def host_of(tmp_path: Path) -> Callable[[str], Path]:
         folder = tmp_path / tier
         folder.mkdir(exist_ok=True)
         (folder / "authority.pem").write_text(authority[0])
-        (folder / "key.pem").write_text(text(ec.generate_private_key(ec.SECP256R1())))
-        words = ["openssl", "req", "-new", "-key", str(folder / "key.pem"), "-subj", "/CN=host"]
-        request = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        request = request_by(folder / "key.pem")
         names = [f"{tier}.flask-on-metal.internal"]
         (folder / "certificate.pem").write_text(signed(request, *authority, host=tier, tier=tier, names=names, days=50))
         return folder
