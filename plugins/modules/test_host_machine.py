@@ -42,11 +42,13 @@ description:
   - A new host gets what an installer would have given it (name, addresses, host keys, an account) and what it needs to
     work behind this machine (resolver, certificate authorities, proxy).
   - With O(state=absent) every host of the set goes, whether or not the inventory still knows it.
+  - With O(state=kept) they go as well, and what each has beyond its root tree, less what is its own, becomes a layer
+    that hosts of its release are booted from where they ask for it.
 options:
   state:
-    description: Whether the hosts are to be up, or gone.
+    description: Whether the hosts are to be up, gone, or gone and kept as layers.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, kept]
     default: present
   set:
     description: Short name of the set; part of the machines' names.
@@ -64,6 +66,10 @@ options:
     suboptions:
       name: {description: The host's name., type: str, required: true}
       release: {description: Code name of its Debian release., type: str, required: true}
+      layer:
+        description: Name of the layer that it is booted from. Where there is none for its release, from the bare tree.
+        type: str
+        default: ""
       user:
         description: Account that it is reached as. Other than root it may use sudo without a password.
         type: str
@@ -72,6 +78,14 @@ options:
     description: Path of the root tree, by release.
     type: dict
     default: {}
+  layers:
+    description: Folder for the layers.
+    type: path
+    default: ""
+  layer:
+    description: Name of the layers that O(state=kept) makes.
+    type: str
+    default: ""
   network:
     description: As M(test_host_network) returns it.
     type: dict
@@ -128,6 +142,12 @@ BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 # long past that when an operator comes; here apt would be locked by surprise.
 TIMERS = ("apt-daily", "apt-daily-upgrade", "dpkg-db-backup", "e2scrub_all", "fstrim", "logrotate", "man-db")
 
+# What belongs to one host, or would be the way into it, and is in no layer.
+OWN = (
+    "etc/hostname", "etc/hosts", "etc/machine-id", "etc/network/interfaces", "etc/resolv.conf", "etc/ssh/ssh_host_*",
+    "root/.ssh", "var/lib/systemd/random-seed", "var/log/journal/*",
+)  # fmt: skip
+
 INTERFACES = """\
 auto lo host0
 iface lo inet loopback
@@ -163,6 +183,7 @@ class Host:
         self.name = str(host["name"])
         self.release = host.get("release") or ""
         self.user = host.get("user") or "root"
+        self.layer = host.get("layer") or ""
         self.folder = Path(params["state_dir"]) / params["set"] / self.name
         self.root = self.folder / "root"
         self.machine = f"{self.name}-{params['set']}"
@@ -207,20 +228,27 @@ class Host:
         remove(self.folder)
         for name in ("upper", "work", "root"):
             (self.folder / name).mkdir(parents=True)
-        tree = self.params["trees"][self.release]
+        tree = self.layered() or self.params["trees"][self.release]
         self.mount(tree)
         self.seed()
         write_json(self.folder / "host.json", {"release": self.release, "user": self.user, "tree": tree})
 
+    def layered(self) -> str:
+        """Return the layer that is asked for and the tree under it, or nothing where one of them isn't there."""
+        layer = Path(self.params["layers"]) / f"{self.release}-{self.layer}"
+        tree = read_json(layer / "layer.json").get("tree", "")
+        return f"{layer}/upper:{tree}" if self.layer and tree and Path(tree).is_dir() else ""
+
     def mount(self, tree: str) -> None:
-        """Lay the host's own layer over the tree."""
+        """Lay the host's own layer over the tree, or over a layer and the tree."""
         if self.root.is_mount():
             return
-        if not Path(tree).is_dir():
-            raise TestHostError(
-                f"{self.name} was made from {tree}, which is gone;"
-                " take the set away (-e test_host_state=absent) and make it anew"
-            )
+        for part in tree.split(":"):
+            if not Path(part).is_dir():
+                raise TestHostError(
+                    f"{self.name} was made from {part}, which is gone;"
+                    " take the set away (-e test_host_state=absent) and make it anew"
+                )
         layers = f"lowerdir={tree},upperdir={self.folder}/upper,workdir={self.folder}/work"
         done = run("mount", "-t", "overlay", "overlay", "-o", layers, str(self.root), check=False)
         if done.returncode:
@@ -370,29 +398,53 @@ class Host:
 
     def systemctl(self, *arguments: str) -> str:
         """Ask the host's systemd, by way of its namespaces."""
-        for nspawn in processes(f"--directory={self.root}"):
-            children = Path(f"/proc/{nspawn}/task/{nspawn}/children")
-            leader = children.read_text().split() if children.exists() else []
-            if leader:
-                done = run("nsenter", "--all", f"--target={leader[0]}", "systemctl", *arguments, check=False)
-                return str(done.stdout.strip())
+        for leader in self.leaders():
+            done = run("nsenter", "--all", f"--target={leader}", "systemctl", *arguments, check=False)
+            return str(done.stdout.strip())
         return ""
+
+    def leaders(self) -> list[int]:
+        """Find the host's first process: one, or none while it isn't up."""
+        found = []
+        for nspawn in processes(f"--directory={self.root}"):
+            with contextlib.suppress(OSError):
+                found += Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split()[:1]
+        return [int(leader) for leader in found]
 
     # -- down
 
+    def kept(self) -> None:
+        """Make a layer of what the host has beyond its tree, and take the host away."""
+        record = read_json(self.folder / "host.json")
+        if not record:
+            raise TestHostError(f"{self.name} is not there, so no layer can be made of it")
+        self.release = record["release"]
+        # What it still writes is meant to be in the layer.
+        self.stop(orderly=True)
+        if self.change(f"kept as layer {self.params['layer']} of Debian {self.release}"):
+            self.clear()
+            self.unmount()
+            folder = Path(self.params["layers"])
+            building = folder / f".building-{self.release}"
+            remove(building)
+            building.mkdir(parents=True)
+            # A copy: the layers may be on another file system. It keeps what says that something of the tree is gone.
+            run("cp", "--archive", str(self.folder / "upper"), str(building / "upper"), timeout=300)
+            for pattern in OWN:
+                for path in (building / "upper").glob(pattern):
+                    remove(path)
+            write_json(building / "layer.json", {"tree": record["tree"]})
+            target = folder / f"{self.release}-{self.params['layer']}"
+            for older in folder.glob(f"{self.release}-*"):
+                if older == target or not in_use(self.params["state_dir"], str(older / "upper")):
+                    remove(older)
+            building.rename(target)
+        self.absent()
+
     def absent(self) -> None:
         """Take the host away, each part whether or not the others are there."""
-        loop, nspawn = (str(self.folder.parent / "supervise"), str(self.folder)), f"--directory={self.root}"
-        if (processes(*loop) or processes(nspawn)) and self.change("stopped"):
-            # Asking nspawn is enough: the host powers off, which ends the loop (or the unit) too.
-            # Unless it was just rebooting.
-            stop(nspawn)
-            if not ended(*loop, patience=2):
-                stop(*loop)
-                stop(nspawn)
-            if under_systemd():
-                run("systemctl", "stop", f"{self.unit}.service", check=False)
-                run("systemctl", "reset-failed", f"{self.unit}.service", check=False)
+        # What it would still write is thrown away as well.
+        self.stop(orderly=False)
         if self.folder.exists() and self.change("removed"):
             self.clear()
             self.unmount()
@@ -405,6 +457,23 @@ class Host:
                 for folder in sorted(path.glob("**/"), reverse=True):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
+
+    def stop(self, *, orderly: bool) -> None:
+        """Have the host power off, or take its power away."""
+        loop, nspawn = (str(self.folder.parent / "supervise"), str(self.folder)), f"--directory={self.root}"
+        if (processes(*loop) or processes(nspawn)) and self.change("stopped"):
+            # Either is enough: it ends nspawn, and that the loop (or the unit).
+            # Unless it was just rebooting.
+            if orderly:
+                stop(nspawn, patience=30)
+            else:
+                send(self.leaders(), signal.SIGKILL)
+            if not ended(*loop, patience=2):
+                stop(*loop)
+                stop(nspawn)
+            if under_systemd():
+                run("systemctl", "stop", f"{self.unit}.service", check=False)
+                run("systemctl", "reset-failed", f"{self.unit}.service", check=False)
 
     def unmount(self) -> None:
         """Take the overlay away, and make sure of it: what is deleted next must not be what lies under it."""
@@ -431,6 +500,12 @@ def nameservers(params: dict[str, Any]) -> list[str]:
             ' -e \'{"test_host_nameservers": ["<address>"]}\''
         )
     return found
+
+
+def in_use(state_dir: str, layer: str) -> bool:
+    """Tell whether a host was made from a layer."""
+    records = Path(state_dir).glob("*/*/host.json")
+    return any(layer in read_json(record).get("tree", "").split(":") for record in records)
 
 
 def greeting(address: str) -> str:
@@ -463,9 +538,9 @@ def everyone(params: dict[str, Any], check: bool) -> list[Host]:
 
 def act(params: dict[str, Any], check: bool) -> tuple[list[Host], list[str]]:
     """Bring the hosts up or take them away, all at the same time; return them, and what failed."""
-    if params["state"] == "absent":
+    if params["state"] != "present":
         hosts = everyone(params, check)
-        step = Host.absent
+        step = {"absent": Host.absent, "kept": Host.kept}[params["state"]]
     else:
         hosts = [Host(params, host, check) for host in params["hosts"]]
         step = Host.present
@@ -492,14 +567,17 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "release": {"type": "str", "required": True},
         "user": {"type": "str", "default": "root"},
+        "layer": {"type": "str", "default": ""},
     }
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "kept"], "default": "present"},
             "set": {"type": "str", "required": True},
             "state_dir": {"type": "path", "required": True},
             "hosts": {"type": "list", "elements": "dict", "default": [], "options": host_options},
             "trees": {"type": "dict", "default": {}},
+            "layers": {"type": "path", "default": ""},
+            "layer": {"type": "str", "default": ""},
             "network": {"type": "dict", "default": {}},
             "nameservers": {"type": "list", "elements": "str", "default": []},
             "authorized_key": {"type": "str", "default": "", "no_log": False},

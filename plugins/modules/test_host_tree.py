@@ -20,7 +20,7 @@ description:
   - Makes one root tree for each Debian release with C(mmdebstrap), all that are missing at the same time.
   - A tree is built beside the others and moved into place when it is complete. Two runs don't build it twice.
   - A tree has its time and a digest of what was asked for in its name, so hosts on an older one aren't disturbed.
-    It goes when two are newer and no host was made from it.
+    It goes when two are newer and no host was made from it. A layer whose tree is gone is used by nobody.
 options:
   cache:
     description: Folder for the trees.
@@ -147,7 +147,9 @@ def ensure(params: dict[str, Any], release: str, digest: str, check: bool) -> tu
 def prune(params: dict[str, Any]) -> None:
     """Remove trees that no host was made from, but the two newest of a release: another run may be using the second."""
     cache = Path(params["cache"])
-    used = {read_json(record).get("tree") for record in Path(params["state_dir"]).glob("*/*/host.json")}
+    records = Path(params["state_dir"]).glob("*/*/host.json")
+    # One that lies over a layer is the last of the two.
+    used = {read_json(record).get("tree", "").rpartition(":")[2] for record in records}
     for release in params["releases"]:
         with lock(cache / f".{release}.lock"):
             for tree in sorted(cache.glob(f"{release}-*-*"), key=age_in_days)[2:]:
