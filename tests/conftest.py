@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import testinfra
@@ -28,12 +29,30 @@ collect_ignore = ["stubs"]
 FOR_THROW_AWAY_HOSTS = ("cluster", "database", "release", "security")
 
 
+def host_of(item: pytest.Item) -> Host | None:
+    """Find the host that a test is about, where it is about a single one."""
+    parameters = getattr(item, "callspec", None)
+    return parameters.params.get("_testinfra_host") if parameters else None
+
+
 def meant(item: pytest.Item) -> bool:
     """Tell whether a test is about the tier that its host is of."""
-    parameters = getattr(item, "callspec", None)
-    host = parameters.params.get("_testinfra_host") if parameters else None
+    host = host_of(item)
     mark = item.get_closest_marker("tier")
     return host is None or not set(mark.args if mark else ["web"]).isdisjoint(groups_of(host))
+
+
+def left_to_others(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Find the tests that one host is enough for, on the other hosts: the name of a test chooses its host."""
+    by_test: dict[str, dict[str, list[pytest.Item]]] = {}
+    for item in items:
+        if item.get_closest_marker("one_host") and (host := host_of(item)):
+            by_test.setdefault(item.nodeid.partition("[")[0], {}).setdefault(inventory_name(host), []).append(item)
+    found = []
+    for function, hosts in by_test.items():
+        chosen = sorted(hosts)[crc32(function.encode()) % len(hosts)]
+        found += [item for host, several in hosts.items() if host != chosen for item in several]
+    return found
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,6 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.disturbs)
     full = os.environ.get("FLASK_ON_METAL_FULL")
     left_out = [item for item in items if not meant(item) or (not full and item.get_closest_marker("full_matrix"))]
+    left_out += [] if full else left_to_others([item for item in items if item not in left_out])
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
     items.sort(key=lambda item: (item.path.stem == "test_reboot", item.get_closest_marker("disturbs") is not None))

@@ -61,6 +61,7 @@ def test_configuration_that_is_not_valid_is_refused_with_nginx_own_words(
     assert as_root(host, STATE) == before
 
 
+@pytest.mark.one_host
 def test_configuration_that_is_valid_and_cannot_serve_is_taken_back(host: Host, configure: Callable[..., str]) -> None:
     before = as_root(host, STATE)
     # A port that somebody holds: `nginx -t` and the reload both succeed, and nothing of the new configuration serves.
@@ -74,6 +75,7 @@ def test_configuration_that_is_valid_and_cannot_serve_is_taken_back(host: Host, 
     assert served(as_root(host, STATE)) == served(before)
 
 
+@pytest.mark.one_host
 def test_configuration_that_serves_something_else_is_taken_back(host: Host, configure: Callable[..., str]) -> None:
     before = as_root(host, STATE)
     said = configure(files={"nginx.conf": ANOTHER})
@@ -82,6 +84,7 @@ def test_configuration_that_serves_something_else_is_taken_back(host: Host, conf
     assert served(as_root(host, STATE)) == served(before)
 
 
+@pytest.mark.one_host
 def test_files_of_somebody_else_stop_the_run_before_anything_changes(
     ansible: Ansible, host: Host, promised: Promised
 ) -> None:
@@ -105,6 +108,7 @@ def test_files_of_somebody_else_stop_the_run_before_anything_changes(
         as_root(host, "sed -i '/^# differs$/d' /etc/nginx/nginx.conf")
 
 
+@pytest.mark.one_host
 def test_site_that_left_the_inventory_is_gone(ansible: Ansible, host: Host, configure: Callable[..., str]) -> None:
     listening = "ss --listening --tcp --numeric --no-header 'sport = :8098'"
     configure(files={"sites/short-lived.conf": "server { listen 127.0.0.1:8098; return 204; }"})

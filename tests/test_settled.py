@@ -12,6 +12,7 @@ INSTANCE = 'unit="$1@$(basename "$(readlink "/srv/$1/current")")"\n'
 
 
 # Each by itself: whoever looks for one of them only would find it when both are the case.
+@pytest.mark.one_host
 @pytest.mark.parametrize("done", ["stop", "disable --quiet"])
 def test_stopped_or_disabled_release_is_brought_back(ansible: Ansible, host: Host, newsboard: App, done: str) -> None:
     as_root(host, f'{INSTANCE}systemctl {done} "$unit.service" "$unit.socket"', newsboard.name)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
 from accounts import Table, show
 from helpers import Ansible, Promised
-from stage import APP, HEADINGS, Stage
+from stage import APP, FULL, HEADINGS, Stage
 from testinfra.host import Host
 
 TABLE = pytest.StashKey[Table]()
@@ -25,10 +24,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 # All hosts at once, or, in the full matrix with its higher rate, one after the other: two cores carry no more.
-ONE_BY_ONE = bool(os.environ.get("FLASK_ON_METAL_FULL"))
-
-
-@pytest.fixture(scope="session", params=["debian12", "debian13"] if ONE_BY_ONE else ["both"])
+@pytest.fixture(scope="session", params=["debian12", "debian13"] if FULL else ["both"])
 def stage(
     ansible: Ansible,
     hosts: dict[str, Host],
@@ -37,7 +33,7 @@ def stage(
     request: pytest.FixtureRequest,
 ) -> Stage:
     """Set the stage: the hosts that have the trial app, or one of them."""
-    if ONE_BY_ONE:
+    if FULL:
         hosts = {name: host for name, host in hosts.items() if name == request.param}
         ansible = replace(ansible, limit=f"{request.param},localhost")
         assert hosts, f"there is no host {request.param}"

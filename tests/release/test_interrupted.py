@@ -78,6 +78,20 @@ def reboot(stage: Stage) -> None:
         until_served(stage.promises[name])
 
 
+def assert_lock_is_in_the_way(stage: Stage, wanted: dict[str, Any], lock: str) -> None:
+    """Make sure that a deploy is refused, changes nothing, and says how the lock of a killed run is broken."""
+
+    def current() -> dict[str, tuple[str, str]]:
+        return {name: (look.current, look.lock) for name, look in stage.look().items()}
+
+    before = current()
+    refused = stage.deploy(wanted)
+    assert refused.status != 0
+    assert refused.changed == []
+    assert current() == before
+    assert f"playbooks/deploy.yml -e app={APP} " in refused.output and f" -e break_lock={lock}\n" in refused.output
+
+
 @pytest.mark.parametrize(("phase", "moment", "rebooted"), cases())
 def test_killed_run(stage: Stage, phase: str, moment: str, rebooted: bool) -> None:
     before = stage.look()
@@ -87,6 +101,8 @@ def test_killed_run(stage: Stage, phase: str, moment: str, rebooted: bool) -> No
         kill(stage, wanted, phase, moment)
         middle = stage.look()
         lock = lock_left(stage)
+        if lock and not rebooted:
+            assert_lock_is_in_the_way(stage, wanted, lock)
         if not rebooted:
             run = stage.deploy(wanted, **({"break_lock": lock} if lock else {}))
             assert run.status == 0, run.output
@@ -114,20 +130,6 @@ def test_killed_run(stage: Stage, phase: str, moment: str, rebooted: bool) -> No
         look.assert_settled()
         assert stage.version(name) == code
         assert all(release in look.failed or marked(stage, name, release) for release in look.releases)
-
-
-def test_lock_of_a_killed_run_is_in_the_way_until_it_is_broken(stage: Stage) -> None:
-    wanted = stage.variables(stage.source(f"{next(version):x}"))
-    kill(stage, wanted, "Fetch", "before")
-    before, lock = stage.look(), lock_left(stage)
-    refused, after = stage.deploy(wanted), stage.look()
-    # Before anything can fail here: the lock would be in the way of all tests that follow.
-    run = stage.deploy(wanted, break_lock=lock)
-    assert run.status == 0, run.output
-    assert refused.status != 0
-    assert refused.changed == []
-    assert after == before
-    assert f"playbooks/deploy.yml -e app={APP} " in refused.output and f" -e break_lock={lock}\n" in refused.output
 
 
 def marked(stage: Stage, name: str, release: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from helpers import Run, as_root
-from stage import APP, Stage
+from stage import APP, FULL, Stage
 
 # A request may wait in the queue as long as this, in seconds; one that takes longer counts as failed.
 PATIENCE = 60
@@ -67,7 +67,8 @@ def saturated(stage: Stage, name: str, connections: int) -> Iterator[Saturation]
 @pytest.mark.parametrize("connections", [256, pytest.param(1000, marks=pytest.mark.full_matrix)])
 @pytest.mark.parametrize("what", ["deploy", pytest.param("rollback", marks=pytest.mark.full_matrix)])
 def test_nothing_fails_at_saturation(stage: Stage, connections: int, what: str) -> None:
-    for name in stage.hosts:
+    # One after the other: each takes all that two cores have. The short form saturates one.
+    for name in sorted(stage.hosts) if FULL else sorted(stage.hosts)[-1:]:
         one = Stage(stage.ansible, {name: stage.hosts[name]}, stage.promises, stage.folder, stage.table, stage.served)
         one.ansible = type(stage.ansible)(stage.ansible.inventory, limit=f"{name},localhost")
         before = stage.look()[name]

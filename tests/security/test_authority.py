@@ -207,7 +207,7 @@ def issuer(certificate: x509.Certificate) -> str:
 
 @pytest.fixture(scope="module")
 def stage(ansible: Ansible, hosts: dict[str, Host], promises: dict[str, Promised]) -> Iterator[Stage]:
-    """Set the stage, and leave the hosts as the inventory has them."""
+    """Set the stage; the tests after this module begin with a site.yml of the inventory's domains."""
     inventory = ansible.inventory or None
     if not all(
         any(app.name == APP and f"news.{name}.example.org" in app.domains for app in promised.apps)
@@ -218,11 +218,8 @@ def stage(ansible: Ansible, hosts: dict[str, Host], promises: dict[str, Promised
     made = Stage(ansible, hosts, promises, authority, {})
     made.everywhere(FORGET)
     yield made
-    made.variables = {}
     as_root(authority, START_AUTHORITY)
     made.everywhere(f"""sed -i 's/^.* \\(astray.*\\)$/{authority_address(made)} \\1/' /etc/hosts; rm -f {STATE}""")
-    run = made.site()
-    assert run.status == 0, run.output
 
 
 def authority_address(stage: Stage) -> str:

@@ -204,6 +204,7 @@ def test_crowd_that_finds_no_page_asks_the_app_once(get, behave):
     assert max(answer.seconds for answer in answers) < 5
 
 
+@pytest.mark.one_host
 def test_crowd_costs_the_app_two_requests_a_second_at_most(get):
     page = new()
     end = time.monotonic() + 3 * SECONDS
@@ -236,6 +237,7 @@ def test_old_page_is_answered_while_the_app_fails(get, behave):
 # --- how kept pages end
 
 
+@pytest.mark.one_host
 def test_purge_forgets_the_named_pages_or_all_of_them(get, ansible: Ansible, promised: Promised):
     one, other = new("/declared/one", DECLARED), new("/declared/other", DECLARED)
     assert how(get(one), get(other), get(one), get(other)) == ["MISS", "MISS", "HIT", "HIT"]
@@ -261,6 +263,7 @@ def test_purge_forgets_the_named_pages_or_all_of_them(get, ansible: Ansible, pro
     assert "begins with a slash" in run.output
 
 
+@pytest.mark.one_host
 def test_release_forgets_the_pages_of_the_one_before(get, ansible: Ansible):
     page = new("/declared", DECLARED)
     first = get(page)

@@ -99,6 +99,7 @@ def test_ssh_takes_a_run_of_ansible_and_limits_a_flood_from_one_address(host: Ho
         as_root(host, "systemctl restart ssh.service")
 
 
+@pytest.mark.one_host
 @pytest.mark.usefixtures("listener")
 def test_operators_own_rules_and_trusted_addresses_are_let_in(ansible: Ansible, host: Host, promised: Promised) -> None:
     address = next(address for address in families(promised) if ":" in address)
@@ -115,6 +116,7 @@ def test_operators_own_rules_and_trusted_addresses_are_let_in(ansible: Ansible, 
     assert not connects(address, PORT)
 
 
+@pytest.mark.one_host
 def test_tables_of_others_survive_each_run_and_ours_survives_their_flush(ansible: Ansible, host: Host) -> None:
     as_root(host, 'nft -f - <<<"$1"', FOREIGN)
     ours = as_root(host, "nft --stateless --terse list table inet flask_on_metal")
@@ -135,6 +137,7 @@ def test_tables_of_others_survive_each_run_and_ours_survives_their_flush(ansible
         ansible.play(role_host(host))
 
 
+@pytest.mark.one_host
 def test_table_that_somebody_flushed_is_there_again_after_the_next_run(ansible: Ansible, host: Host) -> None:
     ours = as_root(host, "nft --stateless --terse list table inet flask_on_metal")
     as_root(host, "nft flush chain inet flask_on_metal input; nft add rule inet flask_on_metal input accept")

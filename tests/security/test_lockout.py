@@ -157,6 +157,7 @@ def test_what_can_be_known_before_is_one_message_and_nothing_changes(
     assert {name: look(host) for name, host in hosts.items()} == before
 
 
+@pytest.mark.one_host
 def test_file_that_would_override_ours_stops_the_run_by_its_name(ansible: Ansible, host: Host) -> None:
     path = "/etc/ssh/sshd_config.d/00-before.conf"
     as_root(host, "echo 'PasswordAuthentication yes' >$1", path)
@@ -195,6 +196,7 @@ def by_socket(host: Host, promised: Promised) -> Iterator[None]:
     switch(host, promised.addresses[0], TO_SERVICE)
 
 
+@pytest.mark.one_host
 def test_sshd_that_a_socket_starts_takes_a_change_and_is_not_killed_by_it(
     ansible: Ansible, host: Host, promised: Promised, by_socket: None
 ) -> None:

@@ -26,6 +26,7 @@ PACKAGES = "|".join([
 ])  # fmt: skip
 
 
+@pytest.mark.one_host
 def test_unattended_upgrade_allows_security_updates_alone(host: Host) -> None:
     # Throw-away hosts are made without the source that an installer adds.
     release = as_root(host, '. /etc/os-release; echo "$VERSION_CODENAME"').strip()
@@ -49,6 +50,7 @@ def test_unattended_upgrade_allows_security_updates_alone(host: Host) -> None:
     assert f"{release}-security" not in refused
 
 
+@pytest.mark.one_host
 def test_update_of_libraries_and_servers_leaves_instances_running(host: Host, promised: Promised) -> None:
     before = pairs(as_root(host, INSTANCES))
     assert before
