@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import front_door
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances, stands
 
@@ -27,7 +28,9 @@ options:
     elements: str
     required: true
   prepared:
-    description: Whether an app whose account isn't there is refused, since a release alone doesn't make it.
+    description:
+      - Whether a release is all that the run makes. An app whose account isn't there is then refused, and so is a host
+        whose NGINX doesn't serve.
     type: bool
     default: false
   free_mb:
@@ -148,6 +151,8 @@ def main() -> None:
         problems.append(
             f"the disk of /srv has {free} MB free, a release wants {module.params['free_mb']}: make room there"
         )
+    if module.params["prepared"] and (silence := front_door.silence(module.run_command)):
+        problems.append(silence)
     if problems:
         module.fail_json(msg="\n".join(problems))
     module.exit_json(changed=False, apps=states, host=host_facts(module))
