@@ -145,3 +145,24 @@ def test_root_forgets_nothing_but_regular_files_below_the_folder(
     finally:
         # pytest itself can't take thousands of levels away.
         subprocess.run(["rm", "-rf", str(tmp_path / "pages-news")], check=True)
+
+
+def test_a_folder_that_is_swapped_meanwhile_leads_nowhere(
+    pages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All that is meant lies there by the same names.
+    others = [keep(tmp_path / "elsewhere", pages[name].name, "GET https://x/") for name in ("front", "query", "head")]
+    matches = kept_pages.matches
+
+    def swap(*given: Any) -> bool:
+        meant = matches(*given)
+        for name in "abc":
+            folder = tmp_path / "pages-news" / name
+            if not folder.is_symlink():
+                folder.rename(tmp_path / f"was-{name}")
+                folder.symlink_to(tmp_path / "elsewhere" / name)
+        return meant
+
+    monkeypatch.setattr(kept_pages, "matches", swap)
+    kept_pages.forget("news", ["/"])
+    assert all(path.exists() for path in others), "root deleted somebody else's file"
