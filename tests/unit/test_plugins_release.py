@@ -714,6 +714,27 @@ def test_what_goes_on_serving_was_asked(
     assert said() == f"The release {old.id} is current as before. NGINX doesn't answer"
 
 
+def test_an_app_that_left_the_inventory_and_still_runs_is_found(
+    app: App, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def account(name: str, comment: str) -> pwd.struct_passwd:
+        return pwd.struct_passwd((name, "x", 990, 990, comment, f"/srv/{name}", "/usr/sbin/nologin"))
+
+    ours = [account(name, f"Flask on Metal app {name}") for name in ("blog", "news", "shop", "wiki")]
+    monkeypatch.setattr(pwd, "getpwall", lambda: [*ours, account("mail", "Mail")])
+    wants = release_utils.UNITS / "multi-user.target.wants"
+    wants.mkdir()
+    for unit in (f"shop@{IDS[1]}.service", f"shop@{IDS[1]}.socket", f"news@{IDS[0]}.service", "mail@x.service"):
+        (wants / unit).symlink_to("/nowhere")
+    running = {"blog": {IDS[0]}}
+    monkeypatch.setattr(release_utils, "running_instances", lambda _, app: running.get(app.name, set()))
+    answer = run_module("release_state", apps=[], known=["news"], free_mb=0)
+    # One that is stopped and disabled, as wiki, is nobody's concern.
+    assert answer["left"] == {"blog": [IDS[0]], "shop": [IDS[1]]}
+    assert run_module("release_state", apps=[], known=["news", "blog", "shop"], free_mb=0)["left"] == {}
+    assert run_module("release_state", apps=[], free_mb=0)["left"] == {}
+
+
 @pytest.mark.parametrize(("prepared", "asked"), [(True, 1), (False, 0)])
 def test_a_release_alone_is_refused_where_nginx_is_dead(
     app: App, run_module: Any, monkeypatch: pytest.MonkeyPatch, prepared: bool, asked: int
