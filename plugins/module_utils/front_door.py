@@ -18,9 +18,12 @@ def silence(run: Callable[..., tuple[int, str, str]]) -> str:
     if ask_until_good(STATUS_SOCKET, "localhost", "/configuration", PATIENCE).good:
         return ""
     _, state, _ = run(["systemctl", "is-active", "nginx.service"])
-    status, out, err = run(["nginx", "-t"])
-    said = f" It doesn't start with its configuration:\n{(out + err).strip()}\n" if status else " "
+    # Not `nginx -t`: it says nothing of a port that somebody else has.
+    _, said, _ = run(
+        ["journalctl", "--no-pager", "--quiet", "--output=cat", "--boot", "--lines=12", "--unit=nginx.service"]
+    )
     return (
         f"NGINX doesn't answer on this host (systemctl calls it {state.strip() or 'unknown'}), so no app of it is "
-        f"reached.{said}Next: playbooks/site.yml, which has it serve again; or on the host: journalctl -u nginx"
+        f"reached. The last lines of its journal:\n{said.strip() or '(none)'}\n"
+        "Next: playbooks/site.yml, which has it serve again"
     )
