@@ -118,3 +118,49 @@ def test_site_that_left_the_inventory_is_gone(ansible: Ansible, host: Host, conf
     assert run.status == 0, run.output
     assert as_root(host, "cd /etc/nginx/sites; ls *.conf").split() == ["newsboard.conf"]
     assert not as_root(host, listening)
+
+
+# A site of ours that names a certificate which is gone: NGINX doesn't start with it.
+WITHOUT_CERTIFICATE = "server { listen 127.0.0.1:8097 ssl; ssl_certificate /gone.pem; ssl_certificate_key /gone.pem; }"
+
+
+def test_host_whose_nginx_does_not_start_gets_no_release_and_is_brought_back(
+    ansible: Ansible, host: Host, configure: Callable[..., str]
+) -> None:
+    before = as_root(host, STATE)
+    configure(files={"sites/left.conf": "server { listen 127.0.0.1:8097; return 204; }"})
+    as_root(host, f"echo '{WITHOUT_CERTIFICATE}' >/etc/nginx/sites/left.conf; systemctl restart nginx || true")
+    try:
+        refused = ansible.playbook("playbooks/deploy.yml", variables={"force": True})
+        assert refused.status != 0
+        assert "NGINX doesn't answer on this host (systemctl calls it " in refused.output
+        assert 'cannot load certificate "/gone.pem"' in refused.output
+        assert "Next: playbooks/site.yml" in refused.output
+        assert not refused.changed
+        # A change that NGINX takes, with one that it doesn't: what is said of it was asked.
+        said = configure(files={"sites/newer.conf": "server { listen 127.0.0.1:8098; return 204; }"})
+        assert "It doesn't answer with the old one either" in said
+        repaired = ansible.playbook("playbooks/site.yml")
+        assert repaired.status == 0, repaired.output
+        assert "NGINX did not run, and starts without sites/left.conf" in repaired.output
+        assert served(as_root(host, STATE)) == served(before)
+    finally:
+        as_root(host, "rm -f /etc/nginx/sites/left.conf; systemctl is-active --quiet nginx || systemctl start nginx")
+
+
+def test_names_of_any_length_are_served(host: Host, configure: Callable[..., str]) -> None:
+    before, sizes = as_root(host, STATE), as_root(host, "cat /etc/nginx/hash_sizes.conf")
+    name = ".".join(["a" * 60, "b" * 60, "c" * 60, "d" * 58, "example.org"])
+    site = f"server {{ listen 127.0.0.1:8098; server_name {name}; set $header_{'x' * 500} 1; return 204; }}"
+    assert "could not build variables_hash" in configure(files={"sites/long.conf": site})
+    larger = "".join(f"{table}_hash_bucket_size 1024;\n" for table in ("variables", "server_names"))
+    try:
+        assert "refuses" not in configure(files={"sites/long.conf": site, "hash_sizes.conf": larger})
+        asked = (
+            "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8098);"
+            f"c.request('GET', '/', headers={{'Host': '{name}'}}); print(c.getresponse().status)"
+        )
+        assert as_root(host, f'python3 -c "{asked}"').strip() == "204"
+    finally:
+        configure(files={"hash_sizes.conf": sizes}, owned=["sites/long.conf"])
+    assert served(as_root(host, STATE)) == served(before)

@@ -69,6 +69,21 @@ def told(report: Mapping[str, Any]) -> str:
     return f"{before} → {after}  {report['outcome']} in {report['seconds']:.1f} s"
 
 
+def left_apps(hosts: Iterable[Mapping[str, Any]]) -> str:
+    """Name the apps that left the inventory and still run, by what release_state found; nothing where none did."""
+    lines = []
+    for values in hosts:
+        host = values["inventory_hostname"]
+        for app, ids in values.get("__flask_app_host", {}).get("left", {}).items():
+            units = " ".join(f"{app}@{one}.{kind}" for one in ids for kind in ("service", "socket"))
+            lines += [
+                f"{app} left the inventory, and still runs on {host}. Nothing of it was removed.",
+                f"  to stop it, on {host}: systemctl disable --now {units}",
+                "  to keep it: put it back into flask_apps",
+            ]
+    return "\n".join(lines)
+
+
 def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str, limited: bool = False) -> str:
     """Sum a run up, app by app and host by host, with the way back.
 
@@ -77,6 +92,7 @@ def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str, limited: 
         ansible: what each command begins with.
         limited: whether the run was for some of the inventory's hosts.
     """
+    hosts = list(hosts)
     by_app: dict[str, dict[str, Mapping[str, Any]]] = {}
     for values in hosts:
         for report in values.get("__flask_app_reports", []):
@@ -101,7 +117,7 @@ def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str, limited: 
             on = [name for name in sorted(undone) if undone[name] == before]
             limit = f" --limit {','.join(on)}" if limited or len(on) < len(reports) else ""
             lines.append(f"  to undo: {back} -e to={before}{limit}")
-    return "\n".join(lines) or "no app was to be released"
+    return "\n".join(filter(None, ["\n".join(lines) or "no app was to be released", left_apps(hosts)]))
 
 
 class FilterModule:
@@ -114,5 +130,6 @@ class FilterModule:
             "made_of": made_of,
             "batches": batches,
             "releases_table": releases_table,
+            "left_apps": left_apps,
             "releases_summary": releases_summary,
         }

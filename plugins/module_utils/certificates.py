@@ -187,6 +187,7 @@ class Places:
     webroot: Path = Path("/var/lib/flask-on-metal/acme")
     certbot: Path = Path("/var/lib/flask-on-metal/certbot")
     error_log: Path = Path("/var/log/nginx/error.log")
+    nginx: Path = Path("/etc/nginx")
 
 
 class Host:
@@ -266,7 +267,7 @@ def make_folder(path: Path) -> None:
 
 def link(path: Path, target: str) -> None:
     """Make or move a link by one rename."""
-    beside = path.with_name(f".{path.name}.new")
+    beside = path.with_name(".new")  # a domain's own name may be as long as a file's name can be
     beside.unlink(missing_ok=True)
     beside.symlink_to(target)
     beside.replace(path)
@@ -403,6 +404,22 @@ class Certificates:
         at = self.folder(app) / "served" / domain
         return self.pair(self.folder(app) / "pairs" / at.readlink().name) if at.is_symlink() else None
 
+    def named(self) -> set[tuple[str, str]]:
+        """List the apps and domains whose pairs NGINX's configuration names: without them it doesn't start."""
+        pattern = re.compile(rf"{re.escape(self.config.directory)}/([^/\s]+)/served/([^/\s]+)/")
+        found: set[tuple[str, str]] = set()
+        for path in self.places.nginx.rglob("*"):
+            # A run that writes there has a file come and go.
+            with contextlib.suppress(FileNotFoundError):
+                found.update(pattern.findall(path.read_text(errors="replace")) if path.is_file() else [])
+        return found
+
+    def lost(self) -> list[App]:
+        """List what NGINX's configuration names, no app has any more, and has no pair; each domain by itself."""
+        wanted = {(app.name, domain) for app in self.config.apps for domain in app.domains}
+        left = (App(name, [domain]) for name, domain in sorted(self.named() - wanted))
+        return [app for app in left if not self.served(app, app.domains[0])]
+
     # --- making pairs
 
     def save(self, app: App, kind: str, key: str, chain: str) -> Pair:
@@ -488,9 +505,13 @@ class Certificates:
         return None
 
     def prepare(self) -> None:
-        """Have each domain's link lead to the best pair that there is, without asking anybody."""
+        """Have each domain's link lead to the best pair that there is, without asking anybody.
+
+        Domains that only NGINX's configuration has are served until that is replaced, which a release that fails or a
+        run of one role may put off.
+        """
         now = time.time()
-        for app in self.config.apps:
+        for app in [*self.config.apps, *self.lost()]:
             self.mend(app)
             chosen = {domain: self.best(app, domain, now) for domain in app.domains}
             if not all(chosen.values()) and not (app.own and self.check):
@@ -521,14 +542,19 @@ class Certificates:
                     key.chmod(0o600)
 
     def prune(self) -> None:
-        """Take away links of domains that are no more, and pairs that nothing leads to but the one before."""
+        """Take away links of domains that neither an app nor NGINX has any more, and pairs that nothing leads to.
+
+        Of those pairs the one before stays.
+        """
+        named = self.named()
         for app in self.config.apps:
+            kept = {*app.domains, *(domain for name, domain in named if name == app.name)}
             for at in self.folder(app).glob("served/*"):
-                if at.name not in app.domains:
+                if at.name not in kept:
                     self.changes.append(f"{at}: gone")
                     if not self.check:
                         at.unlink()
-            used = {at.readlink().name for at in self.folder(app).glob("served/*") if at.name in app.domains}
+            used = {at.readlink().name for at in self.folder(app).glob("served/*") if at.name in kept}
             unused = [folder for folder in self.folder(app).glob("pairs/*") if folder.name not in used]
             # What an interrupted run left unfinished is no pair to go back to.
             unused.sort(key=lambda one: (one.name.startswith("."), -one.stat().st_mtime_ns))
@@ -658,7 +684,7 @@ class Certificates:
                 why = errors[-1][:1000] if errors else what_certbot_said(said)
                 remembered.authority.fail(now, why)
                 self.warnings.append(
-                    f"{app.name}: {acme.directory} issued no certificate, and what is served goes on. It is asked "
+                    f"{app.name}: {acme.directory} issued no certificate, and nothing was changed. It is asked "
                     f"again at {minute(remembered.authority.next)}, or with -e force_certificates=true. certbot says: "
                     f"{why}"
                 )

@@ -652,8 +652,8 @@ def check_health_path(path: str) -> None:
     """Check a path of a request line."""
     if not path.startswith("/"):
         raise BadValue("it must begin with a slash.", f'Write "/{path}".' if re.fullmatch(r"[\w./-]+", path) else "")
-    if re.search(r"[\s\x00-\x1f\x7f\"'\\#]", path) or not path.isascii():
-        raise BadValue("it must be a path as in a URL, without blanks, quotes and #.")
+    if re.search(r"[\s\x00-\x1f\x7f\"'\\#$]", path) or not path.isascii():
+        raise BadValue("it must be a path as in a URL, without blanks, quotes, dollars and #.")
 
 
 def check_kept_path(path: str) -> None:
@@ -681,10 +681,10 @@ def check_cookie(name: str) -> None:
 
 def check_max_body(size: str) -> None:
     """Check NGINX's notation of a size."""
-    if not re.fullmatch(r"\d+[kKmMgG]?", size):
+    if not re.fullmatch(r"\d{1,9}[kKmMgG]?", size):
         near = re.match(r"(\d+)\s*([kKmMgG])", size)
         raise BadValue(
-            "it must be a size in NGINX's notation: a number, and k, m or g, as in 16m.",
+            "it must be a size in NGINX's notation: a number of at most 9 digits, and k, m or g, as in 16m.",
             f"Write {near[1]}{near[2].lower()}." if near else "",
         )
 
@@ -1358,14 +1358,27 @@ def hidden_by(shared: str, source: Path, excluded: Sequence[str]) -> str | None:
     return None
 
 
+HEADER_NAME = 100
+"""Characters that a header's name may have: more than any that is in use."""
+NGINX_WORD = 4000
+"""Characters that a value may have in NGINX's configuration, which takes words of 4096 with what we put around it."""
+
+
 def check_headers(report: Report, where: str, headers: object) -> None:
     """Check headers of answers: names as HTTP has them (RFC 9110, 5.6.2), and values that NGINX takes as they are."""
     seen: dict[str, str] = {}
     given: Mapping[str, object] = mapping(headers)
     for name, value in given.items():
         place = join(where, name)
-        if not re.fullmatch(r"[A-Za-z0-9-]+", str(name)):
-            report.add(place, "the name of a header has letters, digits and hyphens alone.")
+        if not re.fullmatch(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*", str(name)):
+            # A variable is named after it and the app: with two hyphens in a row, two of them could have one name.
+            report.add(
+                place, "the name of a header has letters, digits and hyphens alone, with no two hyphens in a row."
+            )
+        elif len(str(name)) > HEADER_NAME:
+            report.add(
+                place, f"the name of a header has at most {HEADER_NAME} characters here. This one has {len(str(name))}."
+            )
         elif other := seen.get(str(name).lower()):
             report.add(place, f"it is there twice, also as {other}. Keep one of them.")
         seen[str(name).lower()] = str(name)
@@ -1376,6 +1389,11 @@ def check_headers(report: Report, where: str, headers: object) -> None:
         elif not re.fullmatch(r"[\x20-\x23\x25-\x7e]*", str(value)):
             report.add(
                 place, "it must be on one line, in ASCII and without a dollar, which NGINX would take for a variable."
+            )
+        elif (length := len(re.sub(r'(["\\])', r"\\\1", str(value)))) > NGINX_WORD:
+            counted = ", with one more for each quote and backslash" if length > len(str(value)) else ""
+            report.add(
+                place, f"it must have at most {NGINX_WORD} characters, for NGINX's sake. It has {length}{counted}."
             )
 
 
@@ -1402,6 +1420,13 @@ def check_cache(report: Report, where: str, app: Mapping[str, object]) -> None:
     """Check the paths whose pages are kept: each stands once, and is nobody else's."""
     cache = app.get("cache")
     paths = cache.get("paths") if isinstance(cache, Mapping) else None
+    cookies = cache.get("cookies") if isinstance(cache, Mapping) else None
+    names = [re.escape(name) for name in cookies if isinstance(name, str)] if isinstance(cookies, list) else []
+    if (length := len("|".join(names))) > NGINX_WORD:
+        report.add(
+            f"{where}.cookies",
+            f"their names have {length} characters, and at most {NGINX_WORD} go into NGINX's pattern.",
+        )
     taken = {f"{prefix}*": "static" for prefix in mapping(app.get("static"))}
     for index, path in enumerate(paths if isinstance(paths, list) else []):
         if not isinstance(path, str):

@@ -23,6 +23,7 @@ description:
   - After the reload, asks a local status socket which configuration serves. A reload can succeed and leave the old
     configuration in place ("still could not bind"), which nothing but the new workers' answer tells.
   - When the new one doesn't serve, puts the old one back and fails with NGINX's error log.
+  - A server that doesn't run, and refuses the tree, is started without those of O(expendable) that it refuses.
   - Files that neither this module nor a package made are reported and refused, or moved aside with O(adopt).
     Never deleted.
 options:
@@ -47,8 +48,17 @@ options:
     description: Whether foreign files may be moved to /var/backups/flask-on-metal, once the new configuration serves.
     type: bool
     default: false
+  expendable:
+    description: Patterns of paths of ours that a server which doesn't run may start without. An asterisk is no slash.
+    type: list
+    elements: str
+    default: []
   only_look:
     description: Whether to look for foreign files and do nothing else. The first thing on a host.
+    type: bool
+    default: false
+  only_test:
+    description: Whether to test what O(files) would make of the tree, and change nothing.
     type: bool
     default: false
 """
@@ -94,6 +104,7 @@ class Configuration:
         self.beside = self.root.with_name(self.root.name + ".next")
         self.wanted: dict[str, str] = args["files"]
         self.owned: list[str] = args["owned"]
+        self.expendable: list[str] = args["expendable"]
         # Paths below the root that this module made.
         self.manifest: set[str] = set(json.loads(read_text(STATE / "manifest.json") or "[]"))
 
@@ -180,6 +191,10 @@ class Configuration:
             time.sleep(0.02)
         return row == 5
 
+    def recorded(self) -> str:
+        """Id of the configuration in the live tree."""
+        return (read_text(self.root / ID_FILE) or "").partition("{ default ")[2].partition(";")[0]
+
     def running(self) -> bool:
         """Whether systemd runs NGINX."""
         status, _, _ = self.module.run_command(["systemctl", "is-active", "--quiet", "nginx.service"])
@@ -201,8 +216,8 @@ class Configuration:
 
     # --- the change ----------------------------------------------------------------------------------------------
 
-    def stage(self, write: dict[str, str], gone: list[str]) -> str:
-        """Render the whole tree beside the live one and test it there; returns its id."""
+    def render(self, write: dict[str, str], gone: list[str]) -> None:
+        """Render the whole tree beside the live one."""
         shutil.rmtree(self.beside, ignore_errors=True)
         shutil.copytree(self.root, self.beside, symlinks=True)
         for name, text in write.items():
@@ -211,6 +226,11 @@ class Configuration:
             write_atomically(path, text, 0o644)
         for name in gone:
             (self.beside / name).unlink(missing_ok=True)
+        # The test binds what it can; before the first start systemd hasn't made the status socket's folder yet.
+        Path(self.module.params["status_socket"]).parent.mkdir(mode=0o700, exist_ok=True)
+
+    def identify(self, gone: list[str]) -> str:
+        """Give the tree beside the live one its id, which is that of its files; returns it."""
         names = sorted((self.manifest | set(self.wanted)) - set(gone) - {ID_FILE})
         whole = "\n".join(f"{name} {digest(read_text(self.beside / name) or '')}" for name in names)
         configuration_id = digest(whole)[:16]
@@ -219,14 +239,69 @@ class Configuration:
             f"map '' $configuration_id {{ default {configuration_id}; }}\n"
         )
         write_atomically(self.beside / ID_FILE, text, 0o644)
-        # The test binds what it can; before the first start systemd hasn't made the status socket's folder yet.
-        Path(self.module.params["status_socket"]).parent.mkdir(mode=0o700, exist_ok=True)
-        status, out, err = self.module.run_command(["nginx", "-t", "-c", str(self.beside / "nginx.conf")])
-        if status:
-            shutil.rmtree(self.beside)
-            said = (out + err).replace(str(self.beside), str(self.root)).strip()
-            self.module.fail_json(msg=f"NGINX refuses the new configuration; the old one goes on serving.\n{said}")
         return configuration_id
+
+    def refusal(self) -> str:
+        """Test the tree beside the live one; returns what NGINX has against it, by the live tree's paths."""
+        status, out, err = self.module.run_command(["nginx", "-t", "-c", str(self.beside / "nginx.conf")])
+        return (out + err).replace(str(self.beside), str(self.root)).strip() if status else ""
+
+    def refused(self, said: str) -> str:
+        """Tell what NGINX has against the new tree, and what it serves meanwhile."""
+        shutil.rmtree(self.beside)
+        still = (
+            "the old one goes on serving."
+            if self.serving()
+            else "nothing was changed. It doesn't answer with the old one either, so this host serves nobody."
+        )
+        return f"NGINX refuses the new configuration; {still}\n{said}"
+
+    def stage(self, write: dict[str, str], gone: list[str], *, running: bool) -> tuple[str, list[str]]:
+        """Render the whole tree beside the live one and test it there; returns its id, and what was left out of it."""
+        self.render(write, gone)
+        configuration_id, left_out = self.identify(gone), []
+        if said := self.refusal():
+            left_out = [] if running else self.leave_out()
+            if not left_out:
+                self.module.fail_json(msg=self.refused(said))
+            self.module.warn(
+                f"NGINX did not run, and starts without {', '.join(left_out)}, which a later task writes anew. "
+                f"It said:\n{said}"
+            )
+            configuration_id = self.identify([*gone, *left_out])
+        return configuration_id, left_out
+
+    def leave_out(self) -> list[str]:
+        """Take expendable files that NGINX refuses out of the tree beside the live one; none where that doesn't do.
+
+        Where one file keeps the server from starting, all others would be gone from the net with it.
+        """
+        names = [
+            name
+            for name in sorted(self.manifest - set(self.wanted))
+            if (self.beside / name).exists()
+            and any(fnmatch.fnmatch(name, one) and name.count("/") == one.count("/") for one in self.expendable)
+        ]
+        aside = {name: (self.beside / name).read_bytes() for name in names}
+        for name in names:
+            (self.beside / name).unlink()
+        left_out: list[str] = []
+        if self.refusal():
+            return left_out
+        for name, content in aside.items():
+            (self.beside / name).write_bytes(content)
+            if self.refusal():
+                (self.beside / name).unlink()
+                left_out.append(name)
+        return left_out
+
+    def test(self, write: dict[str, str], gone: list[str]) -> None:
+        """Test what would come, and leave all as it is."""
+        self.render(write, gone)
+        self.identify(gone)
+        if said := self.refusal():
+            self.module.fail_json(msg=self.refused(said))
+        shutil.rmtree(self.beside)
 
     def replace(self, write: list[str], gone: list[str]) -> dict[str, str | None]:
         """Copy the changed files from the staged tree to the live one; returns what was there."""
@@ -264,22 +339,29 @@ class Configuration:
         if not running:
             # Left by a server that was killed, it would keep the next one from starting.
             Path(self.module.params["status_socket"]).unlink(missing_ok=True)
-        configuration_id = self.stage(write, gone)
+        configuration_id, left_out = self.stage(write, gone, running=running)
+        gone = [*gone, *left_out]
         self.keep(adopted)
         self.remember([])
         before = self.replace([*write, ID_FILE], gone)
         shutil.rmtree(self.beside)
+        if not running:
+            # systemd starts nothing that failed to start too often a moment ago.
+            self.module.run_command(["systemctl", "reset-failed", "nginx.service"])
         complaint = self.load()
         if complaint or not self.serves(configuration_id):
             said = self.log_since(position)
             self.put_back(before)
             if running:
                 self.load()
+                again = self.serves(self.recorded())
+                still = "It serves again." if again else "NGINX doesn't serve it: journalctl -u nginx, on the host."
             else:
                 # Debian's welcome page is not what was there before.
                 self.module.run_command(["systemctl", "stop", "nginx.service"])
+                still = "NGINX was stopped, since it didn't run before."
             self.module.fail_json(
-                msg=f"The new configuration was valid but does not serve; the old one was put back.\n"
+                msg=f"The new configuration was valid but does not serve; the old one was put back. {still}\n"
                 f"systemctl: {complaint or 'no complaint'}\nThe error log says:\n{said or '(nothing)'}"
             )
         self.adopt(adopted)
@@ -296,7 +378,9 @@ def main() -> None:
             "owned": {"type": "list", "elements": "str", "default": []},
             "status_socket": {"type": "path", "default": "/run/nginx/status.sock"},
             "adopt": {"type": "bool", "default": False},
+            "expendable": {"type": "list", "elements": "str", "default": []},
             "only_look": {"type": "bool", "default": False},
+            "only_test": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -315,10 +399,14 @@ def main() -> None:
         }
         for name in [*write, *gone]
     ]
-    recorded = read_text(configuration.root / ID_FILE) or ""
     serving = configuration.serving()
     # A run that was interrupted between replace and reload is mended here, though no file differs.
-    right = serving is not None and f"default {serving};" in recorded
+    right = serving is not None and serving == configuration.recorded()
+    if module.params["only_test"]:
+        # A host in check mode may have no NGINX yet.
+        if (write or gone) and not module.check_mode:
+            configuration.test(write, gone)
+        module.exit_json(changed=False)
     if not write and not gone and not adopted and right:
         module.exit_json(changed=False, configuration_id=serving)
     if module.check_mode:

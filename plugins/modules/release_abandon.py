@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils import front_door
 from ansible.module_utils.filesystem import link_atomically
 from ansible.module_utils.kept_pages import forget
 from ansible.module_utils.release import (
     Release,
+    RunCommand,
     release_module,
     serving,
     stop_instance,
@@ -15,6 +17,7 @@ from ansible.module_utils.release import (
     wait_for_empty_queue,
 )
 from ansible.module_utils.release_lock import Lock
+from ansible.module_utils.unix_http import ask
 
 DOCUMENTATION = r"""
 ---
@@ -60,6 +63,17 @@ EXAMPLES = r"""
 """
 
 
+def still_serving(run: RunCommand, release: Release) -> str:
+    """Say whether the release that `current` names serves: its instance is asked, and NGINX."""
+    path = release.record().get("health", {}).get("path") or "/"
+    # Which status it is doesn't matter: as long as the app answers, it is as well as it was.
+    if not ask(release.probe_socket, "localhost", path, 5).status:
+        return f"The release {release.id} is current as before, and its instance doesn't answer: {release.service}"
+    if silence := front_door.silence(run):
+        return f"The release {release.id} is current as before. {silence}"
+    return f"The release {release.id} goes on serving."
+
+
 def main() -> None:
     """Run the module."""
     arguments: dict[str, Any] = {name: {"type": "str", "required": True} for name in ("step", "reason", "next")}
@@ -103,7 +117,7 @@ def main() -> None:
     if current is None:
         lines.append("Nothing served before, and nothing does now.")
     elif current != release:
-        lines.append(f"The release {current.id} goes on serving.")
+        lines.append(still_serving(run, current))
     lines.append(f"Its whole journal, on the host: journalctl -u {release.service}")
     lines.append(f"Next: mend the cause, then: {args['next']}")
     if not module.check_mode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ansible.module_utils import front_door
 from ansible.module_utils.filesystem import link_atomically
 from ansible.module_utils.kept_pages import forget
 from ansible.module_utils.release import PROBE_ARGUMENTS, probe, probe_failure, release_module, systemctl
@@ -13,7 +14,8 @@ short_description: Moves the traffic to a release that runs
 description:
   - Enables the instance, then moves the link, so that the release that C(current) names is enabled at every instant. A
     boot after a crash anywhere in between brings it back.
-  - Asks once more through the link, and moves it back where the answer isn't 200.
+  - Asks once more through the link, and moves it back where the answer isn't 200, or where NGINX serves no more.
+  - Where NGINX doesn't serve, nothing is moved.
   - Pages that NGINX keeps are forgotten with it, so that no visitor meets the old release's.
   - The link C(previous) then names what served before, so that pages which it sent still find their static files.
 options:
@@ -50,6 +52,8 @@ def main() -> None:
     if module.check_mode or before == release:
         module.exit_json(changed=before != release, previous="" if before == release else previous)
 
+    if silence := front_door.silence(run):
+        module.fail_json(msg=f"nothing was switched: {silence}")
     if complaint := systemctl(run, "enable", "--quiet", release.socket, release.service):
         module.fail_json(msg=f"it can't be enabled: {complaint}")
     # Noted first: a rollback that is killed in between must not make the next deploy repeat what it went back from.
@@ -60,17 +64,20 @@ def main() -> None:
         before.unmark("withdrawn")
     link_atomically(app.link, f"releases/{release.id}")
     answer = probe(app.link / "run" / "private" / "probe.sock", module.params)
-    if not answer.good:
+    silence = front_door.silence(run) if answer.good else ""
+    if silence or not answer.good:
         if before:
             link_atomically(app.link, f"releases/{before.id}")
             before.unmark("withdrawn")
             forget(app.name)
         else:
             app.link.unlink()
-        module.fail_json(
-            msg="after the switch its probe failed, so the link was moved back: "
-            + probe_failure(run, release, module.params, answer)
+        why = (
+            f"NGINX was silent, so the link was moved back: {silence}"
+            if silence
+            else f"its probe failed, so the link was moved back: {probe_failure(run, release, module.params, answer)}"
         )
+        module.fail_json(msg=f"after the switch {why}")
     release.mark("activated")
     release.unmark("withdrawn")
     if before:

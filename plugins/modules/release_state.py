@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import front_door
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances, stands
 
@@ -26,8 +27,14 @@ options:
     type: list
     elements: str
     required: true
+  known:
+    description: Names of all apps that the inventory has for this host. Without it no others are looked for.
+    type: list
+    elements: str
   prepared:
-    description: Whether an app whose account isn't there is refused, since a release alone doesn't make it.
+    description:
+      - Whether a release is all that the run makes. An app whose account isn't there is then refused, and so is a host
+        whose NGINX doesn't serve.
     type: bool
     default: false
   free_mb:
@@ -52,11 +59,19 @@ apps:
       half a release.
   type: dict
   returned: always
+left:
+  description: Ids of releases that run, or would after a boot, by the names of apps of ours that aren't in O(known).
+  type: dict
+  returned: always
 host:
   description: cores, memory_mb, python (version) and uwsgi (version, empty where not installed).
   type: dict
   returned: always
 """
+
+
+ACCOUNT = "Flask on Metal app"
+"""How the comment of an app's account begins."""
 
 
 def whose(name: str) -> str | None:
@@ -66,7 +81,7 @@ def whose(name: str) -> str | None:
         account = pwd.getpwnam(name)
     except KeyError:
         account = None
-    if account and not account.pw_gecos.startswith("Flask on Metal app"):
+    if account and not account.pw_gecos.startswith(ACCOUNT):
         return f"the account {name} (user id {account.pw_uid})"
     # The instance runs in the group of its name: an app named disk or shadow would get more than it was meant to.
     try:
@@ -105,6 +120,21 @@ def state_of(module: AnsibleModule, app: App) -> dict[str, Any]:
     }
 
 
+def left(module: AnsibleModule) -> dict[str, list[str]]:
+    """Find the apps that left the inventory: their instances run on, and start at boot."""
+    found: dict[str, list[str]] = {}
+    if module.params["known"] is None:
+        return found
+    for account in pwd.getpwall():
+        app = App(account.pw_name)
+        if not account.pw_gecos.startswith(ACCOUNT) or app.name in module.params["known"]:
+            continue
+        enabled = {path.stem.partition("@")[2] for path in UNITS.glob(f"*.wants/{app.name}@*")}
+        if instances := enabled | running_instances(module.run_command, app):
+            found[app.name] = sorted(instances)
+    return found
+
+
 def host_facts(module: AnsibleModule) -> dict[str, Any]:
     """Gather what the formulas and the checks of a release want to know."""
     version = ""
@@ -125,6 +155,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "apps": {"type": "list", "elements": "str", "required": True},
+            "known": {"type": "list", "elements": "str"},
             "prepared": {"type": "bool", "default": False},
             "free_mb": {"type": "int", "default": 500},
         },
@@ -148,9 +179,11 @@ def main() -> None:
         problems.append(
             f"the disk of /srv has {free} MB free, a release wants {module.params['free_mb']}: make room there"
         )
+    if module.params["prepared"] and (silence := front_door.silence(module.run_command)):
+        problems.append(silence)
     if problems:
         module.fail_json(msg="\n".join(problems))
-    module.exit_json(changed=False, apps=states, host=host_facts(module))
+    module.exit_json(changed=False, apps=states, left=left(module), host=host_facts(module))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from helpers import Ansible, App, Promised
+from helpers import Ansible, App, Promised, as_root
 from helpers_http import Answer, ask
+from testinfra.host import Host
 
 SECONDS = 2
 """What the inventory has listed paths kept for."""
@@ -261,6 +262,27 @@ def test_purge_forgets_the_named_pages_or_all_of_them(get, ansible: Ansible, pro
     run = ansible.playbook("playbooks/purge.yml", variables={"app": "prober", "pages": ["declared"]})
     assert run.status != 0
     assert "begins with a slash" in run.output
+
+
+# As a worker of NGINX that was taken over: a link in place of a folder and of a page, and a FIFO where a page is read.
+TRAPS = """
+mkdir -p /srv/victim/99; printf '\\nKEY: GET https://x/declared/\\n' >/srv/victim/99/page; chmod 644 /srv/victim/99/page
+setpriv --reuid=www-data --regid=www-data --clear-groups bash -c '
+  cd /var/lib/nginx/pages-prober
+  ln -s /srv/victim trap; mkdir -p t/tr; ln -s /srv/victim/99/page t/tr/link; mkfifo t/tr/fifo'
+"""
+
+
+@pytest.mark.one_host
+def test_purge_follows_no_link_of_nginx_and_waits_for_no_fifo(host: Host, ansible: Ansible):
+    as_root(host, TRAPS)
+    try:
+        for pages in (["/declared/*"], []):
+            run = ansible.playbook("playbooks/purge.yml", variables={"app": "prober", "pages": pages}, timeout=60)
+            assert run.status == 0, run.output
+        assert "declared" in as_root(host, "cat /srv/victim/99/page"), "root deleted what NGINX's workers can't"
+    finally:
+        as_root(host, "rm -rf /srv/victim /var/lib/nginx/pages-prober/{trap,t}")
 
 
 @pytest.mark.one_host

@@ -34,10 +34,14 @@ class Module:
     def __init__(self, *, check_mode: bool = False, **params: Any) -> None:
         self.params, self.check_mode = params, check_mode
         self.commands: list[list[str]] = []
+        self.warnings: list[str] = []
         self.answers: dict[str, tuple[int, str, str]] = {}
 
     def fail_json(self, msg: str, **_: Any) -> NoReturn:
         raise ModuleFailed(msg)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
     def run_command(self, words: list[str], **_: Any) -> tuple[int, str, str]:
         """Answer as told for the command's name, or run it."""

@@ -32,6 +32,7 @@ NOT_WRITTEN = {
     # Filled by the playbooks and roles.
     "certificate_wanted",
     "nginx_sites",
+    "nginx_sites_only_test",
     "uwsgi_unit_names",
     "host_firewall_services",
     "host_firewall_web",

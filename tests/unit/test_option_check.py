@@ -203,6 +203,13 @@ APP: list[tuple[dict[str, Any], str, str]] = [
     # the rest
     ({"health_path": "status"}, "flask_apps[0].health_path", 'Write "/status".'),
     ({"health_path": "/a b"}, "flask_apps[0].health_path", "without blanks"),
+    ({"health_path": "/a$b"}, "flask_apps[0].health_path", "dollars"),
+    ({"max_body": "99999999999999g"}, "flask_apps[0].max_body", "at most 9 digits"),
+    (
+        {"cache": {"paths": ["/"], "cookies": [f"{number:100}".replace(" ", "c") for number in range(50)]}},
+        "flask_apps[0].cache.cookies",
+        "at most 4000",
+    ),
     ({"max_body": "16 MB"}, "flask_apps[0].max_body", "Write 16m."),
     ({"migrate": "a\0b"}, "flask_apps[0].migrate", "NUL"),
     ({"static": {"static": "newsboard/static"}}, "flask_apps[0].static.static", 'Write "/static/".'),
@@ -935,12 +942,17 @@ def test_an_inventory_without_web_hosts_fails(play: Play, inventory: dict[str, A
 @pytest.mark.parametrize(
     ("headers", "text"),
     [
-        ({"X Frame": "DENY"}, 'headers["X Frame"]: the name of a header has letters, digits and hyphens alone.'),
+        ({"X Frame": "DENY"}, 'headers["X Frame"]: the name of a header has letters, digits and hyphens alone'),
         ({"X-A": "1", "x-a": "2"}, "headers.x-a: it is there twice, also as X-A. Keep one of them."),
         ({"X-A": "two\nlines"}, "headers.X-A: it must be on one line"),
         ({"X-A": "$host"}, "headers.X-A: it must be on one line"),
         ({"X-A": None}, "headers.X-A: it must be a text."),
         ({"X-A": ["b"]}, "headers.X-A: it must be a text."),
+        ({"-X": "1"}, "headers.-X: the name of a header has letters, digits and hyphens alone"),
+        ({"X--A": "1"}, "headers.X--A: the name of a header has letters, digits and hyphens alone"),
+        ({"X" * 101: "1"}, "X: the name of a header has at most 100 characters here. This one has 101."),
+        ({"X-A": "x" * 4001}, "headers.X-A: it must have at most 4000 characters, for NGINX's sake. It has 4001."),
+        ({"X-A": '"' * 2001}, "headers.X-A: it must have at most 4000 characters, for NGINX's sake. It has 4002, with"),
     ],
 )
 def test_headers_are_what_nginx_can_send(source: Path, headers: dict[str, Any], text: str) -> None:

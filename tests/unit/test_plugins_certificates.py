@@ -139,7 +139,7 @@ def places(tmp_path: Path) -> Places:
     return Places(
         config=tmp_path / "config.json", ca_file=tmp_path / "ca.pem", state=tmp_path / "state.json",
         lock=tmp_path / "lock", webroot=tmp_path / "acme", certbot=tmp_path / "certbot",
-        error_log=tmp_path / "error.log",
+        error_log=tmp_path / "error.log", nginx=tmp_path / "nginx",
     )  # fmt: skip
 
 
@@ -292,10 +292,49 @@ def test_other_domains_make_another_self_signed_pair_and_what_is_gone_loses_its_
     assert run(["news.example.org"], acme="").changes == []
 
 
-def test_a_long_name_is_no_problem(run: Run) -> None:
-    # A common name has at most 64 characters.
-    name = ".".join(["a" * 40, "b" * 40, "example.org"])
-    assert run([name], acme="").changes and run([name], acme="").changes == []
+def name_in_nginx(folder: Path, *paths: str) -> None:
+    """Have NGINX's live configuration name these pairs, as an app's site does."""
+    site = folder / "nginx" / "sites" / "news.conf"
+    site.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"    ssl_certificate {folder}/ssl/{path}/fullchain.pem;\n" for path in paths]
+    site.write_bytes(b"# \xff is no UTF-8\n" + "".join(lines).encode())
+
+
+def test_what_nginx_is_configured_with_is_kept_until_it_is_no_more(
+    run: Run, tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    run(["news.example.org", "2001:db8::7"], acme="")
+    name_in_nginx(tmp_path, "news/served/news.example.org", "news/served/2001:db8::7")
+    # The release of that run was refused, so the site is the old one; then the timer comes, again and again.
+    for number in range(3):
+        run([f"{number}.example.org"], acme="")
+        assert set(served(tmp_path)) >= {"news.example.org", "2001:db8::7"}
+        for domain in ("news.example.org", "2001:db8::7"):
+            assert leaf(tmp_path, domain), "NGINX can't start without it"
+    name_in_nginx(tmp_path, "news/served/2.example.org")
+    run(["2.example.org"], acme="")
+    assert set(served(tmp_path)) == {"2.example.org"} and len(pairs(tmp_path)) == 2
+
+
+def test_what_nginx_is_configured_with_and_is_lost_is_made_anew(run: Run, tmp_path: Path) -> None:
+    run(["news.example.org"], acme="")
+    name_in_nginx(tmp_path, "news/served/news.example.org", "news/served/old.example.org", "shop/served/192.0.2.9")
+    found = run(["news.example.org"], acme="", check=True)
+    assert {"old.example.org: self-signed", "192.0.2.9: self-signed"} <= set(found.changes)
+    assert not (tmp_path / "ssl" / "shop").exists()
+    run(["news.example.org"], acme="")
+    names = leaf(tmp_path, "old.example.org").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["old.example.org"]
+    for part in ("fullchain.pem", "key.pem", "trust.conf"):
+        assert (tmp_path / "ssl/shop/served/192.0.2.9" / part).is_file()
+    assert run(["news.example.org"], acme="").changes == []
+
+
+@pytest.mark.parametrize("length", [103, 253])
+def test_a_long_name_is_no_problem(run: Run, length: int) -> None:
+    # A common name has at most 64 characters, and a file's name 255.
+    name = ".".join(["a" * 40, "b" * 50, "c" * 61, "d" * 50, "e" * 36, "example.org"])[-length:]
+    assert len(name) == length and run([name], acme="").changes and run([name], acme="").changes == []
 
 
 # --- an authority
@@ -387,7 +426,7 @@ def test_when_the_authority_is_down_what_is_served_goes_on(
     found = run()
     assert found.changes == [] and (served(tmp_path), pairs(tmp_path)) == before and world.reloads == 1
     (warning,) = found.warnings
-    assert f"news: {DIRECTORY} issued no certificate, and what is served goes on. It is asked again at " in warning
+    assert f"news: {DIRECTORY} issued no certificate, and nothing was changed. It is asked again at " in warning
     assert "ValueError: Requesting acme.example.org/directory: Connection refused" in warning
     assert "Saving debug log" not in warning and "Ask for help" not in warning
     entry = found.account()[0]

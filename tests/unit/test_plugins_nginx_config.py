@@ -55,7 +55,7 @@ class Host:
         }
 
     def configuration(self, files: dict[str, str] | None = None, **params: Any) -> Any:
-        given = {"files": files or {}, "owned": ["sites/*.conf"], "adopt": False, **params}
+        given = {"files": files or {}, "owned": ["sites/*.conf"], "expendable": [], "adopt": False, **params}
         module = self.fake_module(root=str(self.root), status_socket=str(self.root.parent / "run" / "s"), **given)
         listed = "".join(f"\n {path} {md5}\n" for path, md5 in self.conffiles.items())
         module.answers["dpkg-query"] = (0, f" /etc/other deadbeef obsolete{listed}", "")
@@ -209,14 +209,90 @@ def test_a_configuration_that_serves_is_written_and_remembered(host: Host, monke
     assert again.bring_about(*again.changes(), []) != first
 
 
-def test_a_configuration_that_nginx_refuses_changes_nothing(host: Host, module_failed: type[Exception]) -> None:
+def test_a_configuration_that_nginx_refuses_changes_nothing(
+    host: Host, module_failed: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = host.text()
     configuration = host.configuration({"nginx.conf": "broken\n"})
     configuration.module.answers["nginx"] = (1, "", f"unknown directive in {configuration.beside}/nginx.conf:1")
-    with pytest.raises(module_failed, match=f"unknown directive in {host.root}/nginx.conf:1"):
+    with pytest.raises(module_failed, match=f"unknown directive in {host.root}/nginx.conf:1") as failure:
+        configuration.bring_about(*configuration.changes(), [])
+    # Nobody answers at the status socket.
+    assert "goes on serving" not in str(failure.value)
+    assert "nothing was changed. It doesn't answer with the old one either" in str(failure.value)
+    serve(host, configuration, monkeypatch, answer="old")
+    with pytest.raises(module_failed, match="refuses the new configuration; the old one goes on serving"):
         configuration.bring_about(*configuration.changes(), [])
     assert host.text() == before
     assert not configuration.beside.exists()
+
+
+def test_a_configuration_can_be_tested_and_nothing_else(
+    host: Host, module_failed: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = host.text()
+    configuration = host.configuration({"sites/news.conf": "news\n"})
+    serve(host, configuration, monkeypatch, answer="old")
+    configuration.test(*configuration.changes())
+    configuration.module.answers["nginx"] = (1, "", f"unknown directive in {configuration.beside}/sites/news.conf:1")
+    with pytest.raises(module_failed, match="refuses the new configuration; the old one goes on serving"):
+        configuration.test(*configuration.changes())
+    assert host.text() == before and not configuration.beside.exists()
+    assert [words[0] for words in configuration.module.commands] == ["nginx", "nginx"]
+
+
+def picky(configuration: Any, *refused: str) -> None:
+    """Have NGINX refuse a tree that has one of these texts, wherever."""
+
+    def run(words: list[str], **_: Any) -> tuple[int, str, str]:
+        configuration.module.commands.append(words)
+        if words[0] != "nginx":
+            return (0, "", "")
+        tree = Path(words[-1]).parent
+        texts = {path: path.read_text() for path in tree.rglob("*.conf") if path.is_file()}
+        bad = next((path for path, text in texts.items() for one in refused if one in text), None)
+        return (1, "", f"no certificate in {bad}") if bad else (0, "", "")
+
+    configuration.module.run_command = run
+
+
+def test_a_server_that_is_dead_starts_without_the_sites_that_it_refuses(
+    host: Host, module_failed: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bad", "good", "worse", "good/app"):
+        (host.root / "sites" / name).parent.mkdir(exist_ok=True)
+        (host.root / "sites" / f"{name}.conf").write_text(f"{name}\n")
+    host.remember("nginx.conf", *(f"sites/{name}.conf" for name in ("bad", "good", "good/app", "worse")))
+    wanted = {"nginx.conf": "ours\n"}
+
+    # One that runs goes on with what it has, whatever lies there.
+    alive = host.configuration(wanted, owned=[], expendable=["sites/*.conf"])
+    picky(alive, "bad", "worse")
+    serve(host, alive, monkeypatch, answer="old")
+    with pytest.raises(module_failed, match="the old one goes on serving"):
+        alive.bring_about(*alive.changes(), [])
+    assert "sites/bad.conf" in host.text()
+
+    dead = host.configuration(wanted, owned=[], expendable=["sites/*.conf"])
+    picky(dead, "bad", "worse")
+    monkeypatch.setattr(dead, "running", lambda: False)
+    monkeypatch.setattr(dead, "serves", lambda _: True)
+    dead.bring_about(*dead.changes(), [])
+    assert host.text()["nginx.conf"] == "ours\n"
+    assert [name for name in host.text() if name.startswith("sites/")] == ["sites/good/app.conf", "sites/good.conf"]
+    assert {"sites/bad.conf", "sites/worse.conf"}.isdisjoint(
+        json.loads((host.code.STATE / "manifest.json").read_text())
+    )
+    (warning,) = dead.module.warnings
+    assert "sites/bad.conf, sites/worse.conf" in warning and f"no certificate in {host.root}/sites/" in warning
+
+    # What is not a site's fault is told as before, and takes no site away.
+    broken = host.configuration({"nginx.conf": "broken\n"}, owned=[], expendable=["sites/*.conf"])
+    picky(broken, "broken")
+    monkeypatch.setattr(broken, "running", lambda: False)
+    with pytest.raises(module_failed, match=f"no certificate in {host.root}/nginx.conf"):
+        broken.bring_about(*broken.changes(), [])
+    assert host.text()["nginx.conf"] == "ours\n" and "sites/good.conf" in host.text()
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -229,12 +305,23 @@ def test_a_configuration_that_does_not_serve_is_taken_back(
     configuration = host.configuration({"nginx.conf": "ours\n", "sites/news.conf": "news\n"})
     serve(host, configuration, monkeypatch, answer="another")
     monkeypatch.setattr(configuration, "running", lambda: running)
-    with pytest.raises(module_failed, match="does not serve; the old one was put back"):
+    with pytest.raises(module_failed, match="does not serve; the old one was put back") as failure:
         configuration.bring_about(*configuration.changes(), [])
     assert host.text() == before
     orders = [words[1] for words in configuration.module.commands if words[0] == "systemctl"]
-    # What did not run before is not left running with Debian's welcome page.
-    assert orders == ["reload-or-restart", "reload-or-restart" if running else "stop"]
+    # What did not run before is not left running with Debian's welcome page. Failed starts are no reason not to try.
+    assert orders == (
+        ["reload-or-restart", "reload-or-restart"] if running else ["reset-failed", "reload-or-restart", "stop"]
+    )
+    # It was asked what serves now, and that is another one.
+    assert "It serves" not in str(failure.value)
+    assert ("NGINX doesn't serve it: journalctl -u nginx" if running else "NGINX was stopped") in str(failure.value)
+    again = host.configuration({"nginx.conf": "ours\n"})
+    (host.root / host.code.ID_FILE).write_text("map '' $configuration_id { default another; }\n")
+    serve(host, again, monkeypatch, answer="another")
+    monkeypatch.setattr(again, "running", lambda: running)
+    with pytest.raises(module_failed, match="It serves again" if running else "NGINX was stopped"):
+        again.bring_about(*again.changes(), [])
 
 
 def test_a_run_that_was_interrupted_half_way_knows_its_own_files(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

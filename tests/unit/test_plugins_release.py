@@ -11,12 +11,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils import filesystem, kept_pages, release_lock
+from ansible.module_utils import filesystem, front_door, kept_pages, release_lock
 from ansible.module_utils import release as release_utils
 from ansible.module_utils.release import (
     App,
@@ -502,11 +503,14 @@ class Switch:
     def __init__(self, app: App, old: Release | None, new: Release, patch: pytest.MonkeyPatch) -> None:
         self.app, self.old, self.new = app, old, new
         self.answer, self.complaint = Answer(200, "Alive"), ""
+        self.door = ["", ""]
+        """What NGINX is silent of, before the switch and after it."""
         self.steps: list[tuple[str, str, str]] = []  # what, the release served then, the marks of both then
         self.link = filesystem.link_atomically
         patch.setattr(release_utils, "systemctl", self.systemctl)
         patch.setattr(release_utils, "probe", self.probe)
         patch.setattr(release_utils, "journal", lambda *_: "Traceback of the app")
+        patch.setattr(front_door, "silence", lambda _: self.door[self.app.current() == self.new])
         patch.setattr(filesystem, "link_atomically", self.move)
         patch.setattr(kept_pages, "forget", lambda name: self.note(f"pages of {name} are forgotten"))
 
@@ -629,6 +633,120 @@ def test_link_and_mark_are_taken_back_when_the_probe_fails(
     ]
     assert (app.current(), app.previous()) == (old, oldest)
     assert old.good() and not new.marked("activated")
+
+
+def test_nothing_is_moved_where_nginx_is_dead_already(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = made(app, "gu")
+    serve(app, old)
+    switch = Switch(app, old, new, monkeypatch)
+    switch.door = ["NGINX doesn't answer", ""]
+    answer = activated(run_module, new, withdraw=True)
+    assert answer["failed"] is True and answer["msg"] == "nothing was switched: NGINX doesn't answer"
+    assert switch.steps == [] and app.current() == old and old.good()
+
+
+def test_link_and_mark_are_taken_back_when_nginx_is_dead_after_the_switch(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest, old, new = made(app, "ggu")
+    serve(app, old, oldest)
+    switch = Switch(app, old, new, monkeypatch)
+    switch.door = ["", "NGINX doesn't answer"]
+    answer = activated(run_module, new, withdraw=True)
+    assert answer["failed"] is True
+    assert answer["msg"] == "after the switch NGINX was silent, so the link was moved back: NGINX doesn't answer"
+    assert (app.current(), app.previous()) == (old, oldest)
+    assert old.good() and not new.marked("activated")
+
+
+class Nginx(threading.Thread):
+    """A server at a unix socket that answers as NGINX's status socket does, for so long as it is told."""
+
+    def __init__(self, path: Path, answers: int) -> None:
+        super().__init__(daemon=True)
+        self.answers, self.server = answers, socket.socket(socket.AF_UNIX)
+        self.server.bind(str(path))
+        self.server.listen()
+        self.start()
+
+    def run(self) -> None:
+        for _ in range(self.answers):
+            client, _ = self.server.accept()
+            client.recv(1000)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n0123")
+            client.close()
+        self.server.close()
+
+
+def test_nginx_is_asked_whether_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_module: Any) -> None:
+    monkeypatch.setattr(front_door, "STATUS_SOCKET", tmp_path / "status.sock")
+    monkeypatch.setattr(front_door, "PATIENCE", 0.3)
+    module = fake_module()
+    module.answers["systemctl"] = (3, "failed\n", "")
+    module.answers["journalctl"] = (0, "nginx: [emerg] cannot load certificate /etc/ssl/apps/x/fullchain.pem\n", "")
+    Nginx(tmp_path / "status.sock", 1)
+    assert front_door.silence(module.run_command) == "" and module.commands == []
+    said = front_door.silence(module.run_command)
+    for text in ("systemctl calls it failed", "cannot load certificate", "playbooks/site.yml"):
+        assert text in said
+
+
+def test_what_goes_on_serving_was_asked(
+    app: App, plugin: Callable[[str, str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = made(app, "g")
+    # A socket's path has at most 108 characters.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(release_utils, "RUNTIME", Path())
+    old.probe_socket.parent.mkdir(parents=True)
+    silent = [""]
+    monkeypatch.setattr(front_door, "silence", lambda _: silent[0])
+    said = partial(plugin("modules", "release_abandon").still_serving, lambda *_: (0, "", ""), old)
+    assert said() == f"The release {old.id} is current as before, and its instance doesn't answer: {old.service}"
+    Nginx(old.probe_socket, 2)
+    assert said() == f"The release {old.id} goes on serving."
+    silent[0] = "NGINX doesn't answer"
+    assert said() == f"The release {old.id} is current as before. NGINX doesn't answer"
+
+
+def test_an_app_that_left_the_inventory_and_still_runs_is_found(
+    app: App, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def account(name: str, comment: str) -> pwd.struct_passwd:
+        return pwd.struct_passwd((name, "x", 990, 990, comment, f"/srv/{name}", "/usr/sbin/nologin"))
+
+    ours = [account(name, f"Flask on Metal app {name}") for name in ("blog", "news", "shop", "wiki")]
+    monkeypatch.setattr(pwd, "getpwall", lambda: [*ours, account("mail", "Mail")])
+    wants = release_utils.UNITS / "multi-user.target.wants"
+    wants.mkdir()
+    for unit in (f"shop@{IDS[1]}.service", f"shop@{IDS[1]}.socket", f"news@{IDS[0]}.service", "mail@x.service"):
+        (wants / unit).symlink_to("/nowhere")
+    running = {"blog": {IDS[0]}}
+    monkeypatch.setattr(release_utils, "running_instances", lambda _, app: running.get(app.name, set()))
+    answer = run_module("release_state", apps=[], known=["news"], free_mb=0)
+    # One that is stopped and disabled, as wiki, is nobody's concern.
+    assert answer["left"] == {"blog": [IDS[0]], "shop": [IDS[1]]}
+    assert run_module("release_state", apps=[], known=["news", "blog", "shop"], free_mb=0)["left"] == {}
+    assert run_module("release_state", apps=[], free_mb=0)["left"] == {}
+
+
+@pytest.mark.parametrize(("prepared", "asked"), [(True, 1), (False, 0)])
+def test_a_release_alone_is_refused_where_nginx_is_dead(
+    app: App, run_module: Any, monkeypatch: pytest.MonkeyPatch, prepared: bool, asked: int
+) -> None:
+    asks: list[object] = []
+
+    def silence(run: object) -> str:
+        asks.append(run)
+        return "NGINX doesn't answer"
+
+    monkeypatch.setattr(front_door, "silence", silence)
+    answer = run_module("release_state", apps=[], prepared=prepared, free_mb=0)
+    assert len(asks) == asked
+    assert answer.get("failed", False) is prepared
+    assert not prepared or answer["msg"] == "NGINX doesn't answer"
 
 
 def test_nothing_is_served_again_when_the_first_releases_probe_fails(

@@ -179,6 +179,19 @@ def test_a_host_that_failed_early_is_left_out_and_the_version_is_taken_from_one_
     assert filters["releases_summary"]([], ANSIBLE) == "no app was to be released"
 
 
+def test_apps_that_left_the_inventory_are_named_with_what_stops_them(filters: Any) -> None:
+    left = {"__flask_app_host": {"left": {"shop": [ONE]}}}
+    hosts = [{**host("web1", report("unchanged", ONE, ONE)), **left}, host("web2", report("unchanged", ONE, ONE))]
+    told = [
+        "shop left the inventory, and still runs on web1. Nothing of it was removed.",
+        f"  to stop it, on web1: systemctl disable --now shop@{ONE}.service shop@{ONE}.socket",
+        "  to keep it: put it back into flask_apps",
+    ]
+    assert summary(filters, *hosts)[3:] == told
+    assert filters["left_apps"](hosts).splitlines() == told
+    assert filters["left_apps"](hosts[1:]) == ""
+
+
 def test_several_apps_are_summed_up_one_after_the_other_each_with_its_own_way_back(filters: Any) -> None:
     blog = {"app": "blog", "version": "1.3"}
     found = summary(
