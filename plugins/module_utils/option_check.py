@@ -99,6 +99,8 @@ class Report:
     """Paths whose values, and those below them, are never shown."""
     labels: dict[str, str] = field(default_factory=dict)
     """Names of apps by their paths, since people know an app by its name and not by its number."""
+    changed: dict[str, BadValue] = field(default_factory=dict)
+    """What to say of numbers that may not be what was written, by their paths: wrong where a text is asked for."""
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, where: str, text: str, detail: str = "", value: object = NOT_SHOWN) -> None:
@@ -111,6 +113,12 @@ class Report:
             value: The value, if it is to be shown.
         """
         self.findings.append(Finding(where, text, detail, value))
+
+    def add_changed(self, where: str, value: object) -> bool:
+        """Add the problem of a number that may not be what was written, and tell whether there is one."""
+        if error := self.changed.get(where):
+            self.add(where, error.text, error.detail, value)
+        return error is not None
 
     def is_hidden(self, where: str) -> bool:
         """Tell whether the value at a path may not be shown."""
@@ -261,6 +269,41 @@ class CannotEvaluate(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """How a number stands in the file that it comes from."""
+
+    place: str  # the file, and the line
+    text: str
+
+    @classmethod
+    def at(cls, path: str, content: str, line: int, column: int) -> Written:
+        """Read what stands in a file at a line and a column, which both begin at 1."""
+        lines = content.split("\n")
+        rest = lines[line - 1][column - 1 :] if line <= len(lines) else ""
+        return cls(f"{path}, line {line}", re.match(r"[^\s,\]}]*", rest)[0])  # type: ignore[index]
+
+
+QUOTES = 'put it in quotes, as in "0123".'
+
+
+def check_number(number: object, written: Written | None) -> None:
+    """Check that the text of a number is the one that was written.
+
+    YAML 1.1 reads 0123 as 83, 22:30 as 1350 and 1.10 as 1.1, and the number doesn't tell: only its place does.
+    """
+    if written is None or "{{" in written.text or written.text[:1] in ("'", '"', "|", ">"):
+        raise BadValue(
+            "it must be text, and is a number that may have been written otherwise: "
+            f"{QUOTES} A template that computes it ends with | string."
+        )
+    if written.text != str(number):
+        raise BadValue(
+            f"YAML may change a number: {QUOTES} It stands in {written.place}.",
+            f"{written.text} is read as {number}.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluator:
     """Turns raw variables into values, leaf by leaf, so that one bad template doesn't hide the other values.
 
@@ -269,12 +312,14 @@ class Evaluator:
         evaluate: Evaluates one leaf. Raises CannotEvaluate.
         is_encrypted: Whether a leaf is encrypted in itself.
         read: Reads a file on this machine, decrypted. Raises CannotEvaluate.
+        written: Finds how a number stands in the file that it comes from, if that is known.
     """
 
     variables: Mapping[str, object]
     evaluate: Callable[[object], object]
     is_encrypted: Callable[[object], bool] = lambda value: False
     read: Callable[[str], str] = lambda path: Path(path).read_text(encoding="utf-8", errors="replace")
+    written: Callable[[object], Written | None] = lambda value: None
 
     def resolve(self, where: str, raw: object, report: Report, through: tuple[str, ...] = ()) -> object:
         """Evaluate a raw variable, with UNUSABLE for what can't be; the report learns what may not be shown.
@@ -290,6 +335,7 @@ class Evaluator:
         if isinstance(raw, list | tuple):
             return [self.resolve(f"{where}[{index}]", value, report, through) for index, value in enumerate(raw)]
         if raw is None or isinstance(raw, bool | int | float):
+            self._look_at_numbers(where, raw, report)
             return raw
         # {{ name }} alone is followed by hand: what is secret below it then hides only itself.
         if isinstance(raw, str) and (alone := re.fullmatch(r"\s*\{\{\s*([A-Za-z_]\w*)\s*\}\}\s*", raw)):
@@ -303,12 +349,45 @@ class Evaluator:
         if encrypted or any(map(is_vault_name, names)):
             report.hidden.add(where)
         try:
-            return plain(self.evaluate(raw))
+            value = plain(self.evaluate(raw))
         except CannotEvaluate as error:
             # Facts aren't known before a host is reached, and names with _ belong to the roles, which check again.
             if "ansible_facts" not in names and not any(name.startswith("_") for name in names):
                 self._explain(where, str(error), encrypted, report)
             return UNUSABLE
+        self._look_at_numbers(where, value, report)
+        if isinstance(value, str):
+            # "{{ zip }} Copenhagen" is text, and wrong all the same.
+            for number in self._named_numbers(raw):
+                self._look_at_numbers(where, number, report)
+        return value
+
+    def _look_at_numbers(self, where: str, value: object, report: Report) -> None:
+        """Note the numbers whose text may not be the one that was written."""
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self._look_at_numbers(join(where, key), item, report)
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self._look_at_numbers(f"{where}[{index}]", item, report)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                check_number(value, self.written(value))
+            except BadValue as error:
+                report.changed[where] = error
+
+    def _named_numbers(self, raw: object, through: frozenset[str] = frozenset()) -> Iterator[object]:
+        """Yield the numbers that a template names, through other templates too: {{ zip }} and {{ shop.zip }}."""
+        if not isinstance(raw, str) or ("{{" not in raw and "{%" not in raw):
+            return
+        dotted = re.sub(r"\[\s*['\"](\w+)['\"]\s*\]", r".\1", raw)
+        for name in set(re.findall(r"(?<![\w.])[A-Za-z_]\w*(?:\.\w+)*", dotted)) - through:
+            value: object = self.variables
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                yield value
+            yield from self._named_numbers(value, through | {name})
 
     def _explain(self, where: str, error: str, encrypted: bool, report: Report) -> None:
         if undefined := re.search(r"'([A-Za-z_]\w*)' is undefined", error):
@@ -1074,6 +1153,8 @@ def check_option(report: Report, where: str, key: str, value: object, spec: Spec
                 value=NOT_SHOWN if kind in ("dict", "list") or isinstance(value, Mapping | list) else value,
             )
         return UNUSABLE
+    if isinstance(good, str) and report.add_changed(where, value):
+        return UNUSABLE
     if isinstance(good, list | tuple):
         element = {"type": spec.get("elements", "raw"), "options": spec.get("options"), "choices": spec.get("choices")}
         return [check_option(report, f"{where}[{index}]", f"{key}[]", item, element) for index, item in enumerate(good)]
@@ -1257,6 +1338,8 @@ def check_environment(report: Report, where: str, values: object) -> None:
             report.add(path, "it must be text or a number; a list or mapping can be given as JSON, in quotes.")
         elif "\0" in str(value):
             report.add(path, "it has a NUL character in it.")
+        else:
+            report.add_changed(path, value)
 
 
 def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
@@ -1377,6 +1460,8 @@ def check_headers(report: Report, where: str, headers: object) -> None:
             report.add(
                 place, "it must be on one line, in ASCII and without a dollar, which NGINX would take for a variable."
             )
+        else:
+            report.add_changed(place, value)
 
 
 def check_static(report: Report, where: str, prefix: str, folder: object) -> None:

@@ -102,7 +102,12 @@ def evaluator(variables: dict[str, Any], encrypted: tuple[str, ...] = ()) -> Eva
                 raise CannotEvaluate(f"'{name}' is undefined")
         return re.sub(r"\{\{ *(\w+) *\}\}", lambda match: str(variables[match[1]]), value)
 
-    return Evaluator(variables, evaluate, lambda value: value in encrypted if isinstance(value, str) else False)
+    return Evaluator(
+        variables,
+        evaluate,
+        lambda value: value in encrypted if isinstance(value, str) else False,
+        written=lambda value: option_check.Written("apps.yml, line 7", str(value)),
+    )
 
 
 def problems(variables: dict[str, Any], encrypted: tuple[str, ...] = ()) -> list[str]:
@@ -580,7 +585,8 @@ def test_what_follows_from_facts_is_left_to_the_role(source: Path) -> None:
             raise CannotEvaluate("object of type 'dict' has no attribute 'x'")
         return value
 
-    report, options = option_check.check_host(ROLES, Evaluator(variables, evaluate))
+    as_written = evaluator(variables).written
+    report, options = option_check.check_host(ROLES, Evaluator(variables, evaluate, written=as_written))
     apps: Any = options["flask_apps"]
     assert report.problems == []
     assert apps[0]["processes"] is UNUSABLE
@@ -861,6 +867,73 @@ flask_apps:
     secrets: "{{{{ vault_newsboard }}}}"
     processes: "{{{{ ansible_facts.processor_vcpus }}}}"
 """
+
+
+NUMBERS = """
+pin: 0012
+shop: {zip: 01234, size: 30}
+flask_app_build_environment: {A: 1_0}
+nginx_headers: {X-A: 017}
+flask_apps:
+  - name: newsboard
+    domains: [news.example.org]
+    source: "{{ inventory_dir }}/../app"
+    wsgi: newsboard:create_app()
+    max_body: 0100
+    harakiri: "{{ shop.size * 2 }}"
+    headers: {X-B: 8}
+    environment:
+      ZIP: 01234
+      OPENS_AT: 22:30
+      API_VERSION: 1.10
+      ADDRESS: "{{ shop['zip'] }} Copenhagen"
+      COMPUTED: "{{ shop.size + 1 }}"
+      PARSED: "{{ ('[1.10]' | from_json)[0] }}"
+      PORT: 8080  # as it is written
+      RATIO: 0.5
+      SIZE: "{{ shop.size }}"
+      PAGES: "{{ shop.size }} pages"
+      NEGATIVE: -7
+      MADE_TEXT: "{{ (shop.size + 1) | string }}"
+    secrets: {PIN: 0012, THROUGH: "{{ pin }}", SEALED: "{{ sealed }}", RIGHT: "{{ sealed_right }}", QUOTED: "0012"}
+"""
+
+
+def test_a_number_passes_as_text_only_as_it_was_written(play: Play, source: Path, tmp_path: Path) -> None:
+    sealed = "# a comment\nsealed: 0012\nsealed_right: 12\n"
+    vault = VaultLib([("default", VaultSecret(b"a password"))])
+    (tmp_path / "sealed.yml").write_bytes(vault.encrypt(sealed))
+    outcome = play(INVENTORY, NUMBERS, "-e", f"@{tmp_path}/sealed.yml", "--limit", "web1")
+    assert outcome.connections == ""
+    told = {
+        match[1]: match[0].strip()
+        for match in re.finditer(r"^ *- ((?:flask_app|nginx_|host_)\S+?):? .*", outcome.text, re.MULTILINE)
+    }
+    app = "flask_apps[0]"
+    assert sorted(told) == sorted(
+        ["flask_app_build_environment.A", "nginx_headers.X-A", f"{app}.max_body"]
+        + [f"{app}.environment.{name}" for name in ("ZIP", "OPENS_AT", "API_VERSION", "ADDRESS", "COMPUTED", "PARSED")]
+        + [f"{app}.secrets.{name}" for name in ("PIN", "THROUGH", "SEALED")]
+    )
+    place = f"{tmp_path}/inventory/group_vars/all.yml, line"
+    for name, number, line in ("ZIP", "01234 is read as 668", 15), ("API_VERSION", "1.10 is read as 1.1", 17):
+        text = told[f"{app}.environment.{name}"]
+        assert f'put it in quotes, as in "0123". It stands in {place} {line}. {number}.' in text
+    assert "22:30 is read as 1350." in told[f"{app}.environment.OPENS_AT"]
+    assert f"{place} 3. 01234 is read as 668." in told[f"{app}.environment.ADDRESS"]
+    assert "ends with | string" in told[f"{app}.environment.COMPUTED"]
+    # What a secret is, is not told: its place is.
+    assert told[f"{app}.secrets.PIN"].endswith(f"It stands in {place} 27.")
+    assert told[f"{app}.secrets.THROUGH"].endswith(f"It stands in {place} 2.")
+    assert told[f"{app}.secrets.SEALED"].endswith(f"It stands in {tmp_path}/sealed.yml, line 2.")
+
+
+def test_a_number_of_unknown_origin_needs_quotes(source: Path) -> None:
+    variables = good(source)
+    report, _ = option_check.check_host(ROLES, Evaluator(variables, lambda value: value))
+    found = "\n".join(str(problem) for problem in report.problems)
+    assert found.count("put it in quotes") == 3
+    assert "flask_apps[0].environment.WORKERS (newsboard) = 3: it must be text" in found
 
 
 def test_a_good_run_goes_on_to_the_hosts(play: Play, source: Path) -> None:
