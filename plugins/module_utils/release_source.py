@@ -5,12 +5,15 @@ A digest depends on names, contents and execute bits alone: two clones of the sa
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import fnmatch
 import hashlib
 import io
 import json
 import os
 import posixpath
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -33,6 +36,14 @@ OF_ANOTHER_REPOSITORY = {
     "GIT_OBJECT_DIRECTORY",
     "GIT_PREFIX",
 }
+
+
+# The default branch of the other side: a mirror's own HEAD stays what it was when the mirror was made.
+DEFAULT_BRANCH = "refs/flask-on-metal/HEAD"
+# Over the repository's own .gitattributes, which mean this for archives that are published.
+ATTRIBUTES = "* -export-ignore -export-subst\n"
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 
 
 class SourceError(Exception):
@@ -84,7 +95,17 @@ class Source:
             SourceError: it isn't there or can't be read.
         """
         found = {"directory": self._directory_entries, "git": self._git_entries}.get(self.kind)
+        if absent := sorted(name for name in self._submodules() if not self._excluded(name)):
+            raise SourceError(
+                f"the submodule {absent[0]} isn't in the source: git has only its address there. Name a directory as"
+                " source in which git submodule update --init --recursive has brought it, or exclude it"
+            )
         for entry in found() if found else ():
+            if entry.content.startswith(LFS_POINTER):
+                raise SourceError(
+                    f"the file {entry.name} of the source is in Git LFS, and only its pointer is there. Name a"
+                    " directory as source in which git lfs pull has brought it, or exclude it"
+                )
             if entry.link is not None and leads_out(entry.name, entry.link):
                 raise SourceError(
                     f"the link {entry.name} of the source leads out of it, to {entry.link}, which isn't there on a"
@@ -122,6 +143,20 @@ class Source:
             except OSError as error:
                 raise SourceError(f"the source's file {path} can't be read: {error.strerror}") from error
 
+    def _submodules(self) -> list[str]:
+        """List the submodules that the source lacks."""
+        if self.kind == "git":
+            folder, commit = self._git_commit
+            tree = self._git("ls-tree", "-r", "-z", commit, folder=folder).decode(errors="surrogateescape")
+            return [line.partition("\t")[2] for line in tree.split("\0") if line.startswith("160000 ")]
+        root = Path(self.text)
+        try:
+            named = (root / ".gitmodules").read_text(errors="replace") if self.kind == "directory" else ""
+        except OSError:
+            return []
+        paths = re.findall(r"^\s*path\s*=\s*(.+?)\s*$", named, re.MULTILINE)
+        return [path for path in paths if not (root / path).is_dir() or not any((root / path).iterdir())]
+
     def _git(self, *words: str, folder: Path | None = None) -> bytes:
         where = ["-C", str(folder)] if folder else []
         # Inside a Git hook these name the operator's own repository.
@@ -138,19 +173,34 @@ class Source:
     def _git_commit(self) -> tuple[Path, str]:
         # Asked once: a branch that moves meanwhile would give a digest of one commit and the name of another.
         folder = self.cache.expanduser() / hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Each host of a run comes here, and other runs: git itself can't fetch twice at once.
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return folder, self._commit_in(folder)
+
+    def _commit_in(self, folder: Path) -> str:
         if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
             # Beside first: half a clone is not taken for a whole one.
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as beside:
                 self._git("clone", "--quiet", "--mirror", "--", self.text, f"{beside}/clone")
                 Path(beside, "clone").rename(folder)
-        else:
-            self._git("fetch", "--quiet", "--prune", folder=folder)
+        (folder / "info").mkdir(exist_ok=True)
+        (folder / "info" / "attributes").write_text(ATTRIBUTES)
+        if re.fullmatch("[0-9a-f]{40}", self.version):
+            with contextlib.suppress(SourceError):  # not there yet
+                return self._resolved(self.version, folder)
+        self._git(
+            "fetch", "--quiet", "--prune", "origin", "+refs/*:refs/*", f"+HEAD:{DEFAULT_BRANCH}", folder=folder
+        )  # fmt: skip
+        return self._resolved(DEFAULT_BRANCH if self.version == "HEAD" else self.version, folder)
+
+    def _resolved(self, version: str, folder: Path) -> str:
         try:
-            commit = self._git("rev-parse", "--verify", "--quiet", f"{self.version}^{{commit}}", folder=folder)
+            commit = self._git("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}", folder=folder)
         except SourceError:
             raise SourceError(f"{self.text} has no branch, tag or commit {self.version!r}") from None
-        return folder, commit.decode().strip()
+        return commit.decode().strip()
 
     def _git_entries(self) -> Iterator[Entry]:
         folder, commit = self._git_commit
