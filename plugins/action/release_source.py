@@ -52,6 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         app, key = self._task.args["app"], self._task.args.get("key", "")
         source = Source.parse(app["source"], app["version"], tuple(app["exclude"]))
         try:
+            source.check(app["requirements"], app["static"].values())
             source_digest, described, requires_python = source.digest(), source.described(), source.requires_python()
         except SourceError as error:
             raise AnsibleActionFail(f"{app['name']}: {error}") from error

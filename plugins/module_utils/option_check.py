@@ -28,7 +28,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
-from ansible.module_utils import own_certificate
+from ansible.module_utils import own_certificate, release_source
 from ansible.module_utils.addresses import is_address
 from packaging.version import InvalidVersion, Version
 
@@ -1370,18 +1370,8 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
     if source.path is None:
         return
     excluded = [str(item) for item in app["exclude"]] if isinstance(app.get("exclude"), list) else []  # type: ignore[attr-defined]
-    if (
-        isinstance(file := app.get("requirements"), str)
-        and not (source.path / file).is_file()
-        and not (source.path / "pyproject.toml").is_file()
-    ):
-        report.add(
-            f"{where}.requirements",
-            "neither this file nor a pyproject.toml is in source, so the app's dependencies aren't known. "
-            "Make one, if only an empty one.",
-            f"Looked in {source.path}.",
-            file,
-        )
+    if isinstance(file := app.get("requirements"), str) and not (source.path / file).is_file():
+        check_dependencies(report, f"{where}.requirements", file, source.path, excluded)
     if isinstance(entry := app.get("wsgi"), str):
         check_module(report, f"{where}.wsgi", entry, source.path, excluded, str(app.get("requirements", "")))
     for prefix, folder in static.items():
@@ -1400,6 +1390,24 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
                 f"It has {hidden}.",
                 path,
             )
+
+
+def check_dependencies(report: Report, where: str, file: str, source: Path, excluded: Sequence[str]) -> None:
+    """Check that the app's dependencies are known where the requirements file isn't there."""
+    names = [path.name for path in source.iterdir() if path.is_file() and not excluding(path.name, excluded)]
+    try:
+        release_source.check_dependencies(names, file, lambda name: (source / name).read_text(encoding="utf-8"))
+    except release_source.SourceError as error:
+        report.add(where, f"{error}.", f"Looked in {source}.", file)
+        return
+    if "pyproject.toml" not in names:
+        report.add(
+            where,
+            "neither this file nor a pyproject.toml is in source, so the app's dependencies aren't known. "
+            "Make one, if only an empty one.",
+            f"Looked in {source}.",
+            file,
+        )
 
 
 def check_apart(report: Report, where: str, paths: object) -> None:

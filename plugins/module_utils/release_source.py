@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -46,6 +46,17 @@ ATTRIBUTES = "* -export-ignore -export-subst\n"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 
 
+# Locks that no build reads, and what makes a requirements file with the same versions out of each.
+LOCKS = {
+    "uv.lock": "uv export --no-dev --no-emit-project --output-file {file}",
+    "poetry.lock": "poetry self add poetry-plugin-export && poetry export --output {file}",
+    "pdm.lock": "pdm export --prod --output {file}",
+    "Pipfile.lock": "pipenv requirements --hash > {file}",
+    "Pipfile": "pipenv lock && pipenv requirements --hash > {file}",
+    "pylock*.toml": "uv venv && uv pip sync {lock} && uv pip freeze > {file}",
+}
+
+
 class SourceError(Exception):
     """The source can't be had; the text says what to do."""
 
@@ -58,6 +69,40 @@ class Entry:
     executable: bool
     link: str | None  # target of a symbolic link
     content: bytes
+
+
+def check_dependencies(names: Iterable[str], requirements: str, read: Callable[[str], str]) -> None:
+    """Check that a build reads the versions that the source has locked.
+
+    Args:
+        names: The files at the top of the source.
+        requirements: Name of the requirements file, which isn't there.
+        read: Reads a file at the top.
+
+    Raises:
+        SourceError: A lock would be ignored, or the dependencies aren't known without running the source's own code.
+    """
+    present = sorted(names)
+    make = "and add {file} to the source"
+    for pattern, command in LOCKS.items():
+        if lock := next(iter(fnmatch.filter(present, pattern)), None):
+            raise SourceError(
+                f"{lock} isn't read, and {requirements} isn't there: the release would have other versions. Run"
+                f" {command.format(file=requirements, lock=lock)} in the source, {make.format(file=requirements)}"
+            )
+    if "pyproject.toml" not in present:
+        return
+    try:
+        whole = tomllib.loads(read("pyproject.toml"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SourceError(f"the source's pyproject.toml can't be read: {error}") from error
+    project = whole.get("project", {})
+    unlisted = not project or "dependencies" in project.get("dynamic", ()) or "poetry" in whole.get("tool", {})
+    if unlisted and "dependencies" not in project:
+        raise SourceError(
+            f"pyproject.toml doesn't list its dependencies in [project], and {requirements} isn't there: only its build"
+            f" could tell them, which isn't run. Write them there, or into {requirements}"
+        )
 
 
 def leads_out(name: str, link: str) -> bool:
@@ -228,6 +273,26 @@ class Source:
     def described(self) -> str:
         """Say the version in words: a commit, a requirement, or nothing for a directory."""
         return {"git": lambda: self._git_commit[1], "requirement": lambda: self.text}.get(self.kind, str)()
+
+    def check(self, requirements: str, static: Iterable[str]) -> None:
+        """Check what of the source the options name, and that its lock isn't ignored.
+
+        Raises:
+            SourceError: It isn't there, or wouldn't be read.
+        """
+        if self.kind == "requirement":
+            return
+        files = {entry.name: entry.content for entry in self.entries()}
+        if requirements not in files:
+            top = [name for name in files if "/" not in name]
+            check_dependencies(top, requirements, lambda name: files[name].decode())
+            if "pyproject.toml" not in top:
+                raise SourceError(
+                    f"the source has neither {requirements} nor pyproject.toml. Make one, if only an empty one"
+                )
+        for folder in static:
+            if not any(name.startswith(f"{folder.rstrip('/')}/") for name in files):
+                raise SourceError(f"the folder {folder}, which static names, isn't in the source")
 
     def requires_python(self) -> str:
         """Read which interpreters the source's pyproject.toml asks for, as a specifier (PEP 440); empty for any."""

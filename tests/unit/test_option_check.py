@@ -341,9 +341,68 @@ def test_a_module_that_a_requirement_brings_needs_no_file(source: Path) -> None:
     assert problems(variables) == []
 
 
+PYPROJECT = '[project]\nname = "news"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = []\n'
+
+
 def test_pyproject_stands_in_for_requirements(source: Path) -> None:
-    (source / "requirements.txt").rename(source / "pyproject.toml")
+    (source / "requirements.txt").unlink()
+    (source / "pyproject.toml").write_text(PYPROJECT)
     assert problems(good(source)) == []
+
+
+@pytest.mark.parametrize(
+    ("lock", "command"),
+    [
+        ("uv.lock", "uv export --no-dev --no-emit-project --output-file requirements.txt"),
+        ("poetry.lock", "poetry export --output requirements.txt"),
+        ("pdm.lock", "pdm export --prod --output requirements.txt"),
+        ("Pipfile.lock", "Run pipenv requirements --hash > requirements.txt in the source"),
+        ("Pipfile", "pipenv lock && pipenv requirements --hash > requirements.txt"),
+        ("pylock.toml", "uv pip sync pylock.toml && uv pip freeze > requirements.txt"),
+        ("pylock.prod.toml", "uv pip sync pylock.prod.toml"),
+    ],
+)
+def test_a_lock_that_is_not_read_is_told_with_the_command_that_exports_it(
+    source: Path, lock: str, command: str
+) -> None:
+    variables = good(source)
+    (source / lock).touch()
+    assert problems(variables) == [], "beside a requirements file it is not asked for"
+    (source / "requirements.txt").unlink()
+    for pyproject in ("", PYPROJECT):
+        (source / "pyproject.toml").write_text(pyproject)
+        (found,) = problems(variables)
+        assert f'requirements (newsboard) = "requirements.txt": {lock} isn\'t read' in found
+        assert command in found
+    variables["flask_apps"][0]["exclude"] = [lock]
+    assert problems(variables) == []
+
+
+def test_the_command_that_exports_a_lock_makes_what_is_asked_for(source: Path, tmp_path: Path) -> None:
+    (source / "requirements.txt").unlink()
+    (source / "pyproject.toml").write_text(PYPROJECT)
+    uv = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "UV_OFFLINE": "1"}
+    uv["UV_CACHE_DIR"], uv["UV_PYTHON"] = str(tmp_path / "cache"), sys.executable
+    subprocess.run(["uv", "lock", "--quiet"], cwd=source, env=uv, check=True)
+    (found,) = problems(good(source))
+    (command,) = re.findall(r"Run (.*) in the source", found)
+    subprocess.run(command, shell=True, cwd=source, env=uv, check=True, capture_output=True)
+    assert problems(good(source)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[tool.poetry.dependencies]\n", '[project]\nname = "a"\ndynamic = ["dependencies"]\n',
+     '[project]\nname = "a"\n[tool.poetry.dependencies]\n'],
+)  # fmt: skip
+def test_dependencies_that_only_a_build_could_tell_are_refused(source: Path, text: str) -> None:
+    (source / "requirements.txt").unlink()
+    (source / "pyproject.toml").write_text(text)
+    (found,) = problems(good(source))
+    assert "pyproject.toml doesn't list its dependencies in [project]" in found
+    (source / "pyproject.toml").write_text("[project\n")
+    (found,) = problems(good(source))
+    assert "pyproject.toml can't be read" in found
 
 
 def test_shared_may_be_where_the_source_has_only_what_is_excluded(source: Path) -> None:

@@ -251,6 +251,27 @@ def test_a_run_inside_a_git_hook_reads_the_source_and_not_the_operators_reposito
     assert len(repository.source().described()) == 40
 
 
+def test_what_the_options_name_is_looked_for_in_a_repository(repository: Repository) -> None:
+    def refusal(requirements: str = "requirements.txt", *static: str) -> str:
+        try:
+            repository.source().check(requirements, static)
+        except SourceError as error:
+            return str(error)
+        return ""
+
+    assert "neither requirements.txt nor pyproject.toml" in refusal()
+    (repository.folder / "pyproject.toml").write_text('[project]\nname = "news"\ndependencies = ["flask"]\n')
+    repository.commit()
+    assert refusal() == ""
+    (repository.folder / "uv.lock").touch()
+    repository.commit()
+    assert "uv.lock isn't read, and requirements.txt isn't there" in refusal()
+    (repository.folder / "requirements.txt").touch()
+    repository.commit()
+    assert refusal() == refusal("requirements.txt", "pages", "pages/") == ""
+    assert "the folder page, which static names, isn't in the source" in refusal("requirements.txt", "page")
+
+
 def test_head_is_the_default_branch_of_today(repository: Repository) -> None:
     assert repository.source().described() == repository.second
     git(repository.folder, "checkout", "--quiet", "-b", "trunk", "v1")
