@@ -46,6 +46,10 @@ ATTRIBUTES = "* -export-ignore -export-subst\n"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 
 
+# What the app alone reads on a host: its secrets may be in it. Flask's folder instance is for what belongs to one host.
+CLOSED = (".env", ".env.*", ".envrc", ".netrc", ".pgpass", "instance/*")
+NOT_CLOSED = ("*.example", "*.sample", "*.template", "*.dist")
+
 # Locks that no build reads, and what makes a requirements file with the same versions out of each.
 LOCKS = {
     "uv.lock": "uv export --no-dev --no-emit-project --output-file {file}",
@@ -69,6 +73,14 @@ class Entry:
     executable: bool
     link: str | None  # target of a symbolic link
     content: bytes
+
+    @property
+    def mode(self) -> int:
+        """Its mode on a host: readable for all, as NGINX serves static files, unless there may be a secret in it."""
+        own, base = 0o755 if self.executable else 0o644, posixpath.basename(self.name)
+        named = any(fnmatch.fnmatch(name, pattern) for name in (base, self.name) for pattern in CLOSED)
+        example = any(fnmatch.fnmatch(base, pattern) for pattern in NOT_CLOSED)
+        return own & ~0o007 if (named and not example) or b" PRIVATE KEY-----" in self.content[:10_000] else own
 
 
 def check_dependencies(names: Iterable[str], requirements: str, read: Callable[[str], str]) -> None:
@@ -294,6 +306,21 @@ class Source:
             if not any(name.startswith(f"{folder.rstrip('/')}/") for name in files):
                 raise SourceError(f"the folder {folder}, which static names, isn't in the source")
 
+    def left_out(self) -> list[str]:
+        """List the files of Flask's folder instance that exclude leaves out: an app reads its configuration there."""
+        if not self._excluded("instance"):
+            return []
+        if self.kind == "git":
+            folder, commit = self._git_commit
+            said = self._git("ls-tree", "-r", "-z", "--name-only", commit, "instance/", folder=folder)
+            names = said.decode(errors="surrogateescape").rstrip("\0").split("\0") if said else []
+        elif self.kind == "directory":
+            root = Path(self.text)
+            names = [path.relative_to(root).as_posix() for path in (root / "instance").rglob("*") if path.is_file()]
+        else:
+            names = []
+        return sorted(name for name in names if not self._excluded(name.partition("/")[2]))
+
     def requires_python(self) -> str:
         """Read which interpreters the source's pyproject.toml asks for, as a specifier (PEP 440); empty for any."""
         text = next((entry.content for entry in self.entries() if entry.name == "pyproject.toml"), b"")
@@ -304,7 +331,7 @@ class Source:
         return str(project.get("requires-python", ""))
 
     def write_archive(self, path: Path, time: int) -> None:
-        """Write the contents as code.tar.gz, without owners; readable for all, as code of a release is.
+        """Write the contents as code.tar.gz, without owners; readable for all but what may be secret.
 
         All files bear the one time (Unix, seconds). NGINX makes a static file's ETag of its time and size: each release
         must have another one, and all hosts the same.
@@ -312,7 +339,7 @@ class Source:
         with tarfile.open(path, "w:gz", compresslevel=1) as archive:
             for entry in self.entries():
                 member = tarfile.TarInfo(entry.name)
-                member.mode, member.mtime = 0o755 if entry.executable else 0o644, time
+                member.mode, member.mtime = entry.mode, time
                 if entry.link is not None:
                     member.type, member.linkname = tarfile.SYMTYPE, entry.link
                 member.size = len(entry.content)

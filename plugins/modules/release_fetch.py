@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 import tarfile
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def make_folder(release: Release, folder: Path) -> None:
         os.close(handle)
 
 
+def close(release: Release) -> None:
+    """Give what is not for everybody to the app's group: the archive has no owners, and the app has to read it."""
+    group = pwd.getpwnam(release.app.name).pw_gid
+    for folder, _, names in os.walk(release.folder / "code"):
+        for path in (Path(folder, name) for name in names):
+            state = path.lstat()
+            if stat.S_ISREG(state.st_mode) and not state.st_mode & stat.S_IROTH:
+                os.chown(path, -1, group, follow_symlinks=False)
+
+
 def main() -> None:
     """Run the module."""
     module, release = release_module(
@@ -110,6 +121,10 @@ def main() -> None:
                     archive.extractall(code)  # made by our own action a moment ago
         except (tarfile.TarError, OSError) as error:
             module.fail_json(msg=f"the source can't be unpacked: {error}")
+    try:
+        close(release)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename} can't be given to the app's group: {error.strerror}")
     try:
         for name in module.params["shared"]:
             share(module, release, name)

@@ -429,6 +429,24 @@ def test_what_is_shared_already_stays_as_it_is(app: App, fetch: ModuleType, fake
     assert owner(shared / "uploads") == owner(shared / "instance") == owner(shared / "instance" / "news.db") == (0, 0)
 
 
+def test_what_is_not_for_everybody_is_the_apps_to_read(app: App, fetch: ModuleType, tmp_path: Path) -> None:
+    release, code, _ = with_code(app)
+    (code / "instance").mkdir()
+    outside = tmp_path / "outside"
+    for path, mode in ((code / ".env", 0o640), (code / "instance" / "config.py", 0o640), (code / "app.py", 0o644)):
+        path.touch()
+        path.chmod(mode)
+    outside.touch()
+    outside.chmod(0o600)
+    (code / "link").symlink_to(outside)
+    before = owner(outside)
+    fetch.close(release)
+    mine = owner(code)
+    assert owner(code / ".env") == owner(code / "instance" / "config.py") == (mine[0], ACCOUNT[1])
+    assert owner(code / "app.py") == mine
+    assert owner(outside) == before
+
+
 def test_an_empty_folder_of_the_source_gives_way(app: App, fetch: ModuleType, fake_module: Any) -> None:
     release, code, shared = with_code(app)
     (code / "uploads").mkdir()

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils import release_source
 from ansible.module_utils.release_source import Source, SourceError, input_digest, keyed_digest, leads_out, time_of
 
+ROOT = Path(__file__).resolve().parents[2]
 EXCLUDE = (".git", "venv", "__pycache__", "*.pyc")
 
 
@@ -139,6 +141,75 @@ def test_an_archive_brings_the_same_source_to_the_host(app: Path, tmp_path: Path
             archive.extractall(tmp_path / "host")
     assert modes["app.py"] == ("0o644", 0, 1767225600) and modes["run.sh"] == ("0o755", 0, 1767225600)
     assert of(tmp_path / "host").digest() == of(app).digest()
+
+
+KEY = "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mode"),
+    [
+        (".env", "TOKEN=abc\n", "0o640"),
+        ("pages/.env", "", "0o640"),
+        (".env.production", "", "0o640"),
+        (".env.example", "", "0o644"),
+        (".envoy", "", "0o644"),
+        (".netrc", "", "0o640"),
+        ("instance/config.py", "SECRET_KEY = 'x'\n", "0o640"),
+        ("pages/instance/x", "", "0o644"),
+        ("tls/server.pem", f"-----BEGIN CERTIFICATE-----\n{KEY}", "0o640"),
+        ("tls/chain.pem", "-----BEGIN CERTIFICATE-----\n", "0o644"),
+        ("settings.py", "", "0o644"),
+    ],
+)
+def test_what_may_hold_a_secret_is_not_for_every_account_of_a_host(
+    app: Path, tmp_path: Path, name: str, text: str, mode: str
+) -> None:
+    (app / name).parent.mkdir(parents=True, exist_ok=True)
+    (app / name).write_text(text)
+    of(app).write_archive(tmp_path / "code.tar.gz", 1)
+    with tarfile.open(tmp_path / "code.tar.gz") as archive:
+        assert oct(archive.getmember(name).mode) == mode
+    (app / name).chmod(0o700)
+    of(app).write_archive(tmp_path / "code.tar.gz", 1)
+    with tarfile.open(tmp_path / "code.tar.gz") as archive:
+        assert oct(archive.getmember(name).mode) == {"0o640": "0o750", "0o644": "0o755"}[mode]
+
+
+def run_release_source(app: Path, folder: Path, **more: object) -> str:
+    """Work out the id of a release by a real run, and return what it says."""
+    entry = {"name": "news", "source": str(app), "requirements": "requirements.txt", "environment": {}, "secrets": {}}
+    playbook = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"release_source": {"app": entry | more}}]}]
+    (folder / "play.yml").write_text(yaml.safe_dump(playbook))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", folder / "play.yml"],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def test_what_is_left_out_of_the_folder_instance_is_told(repository: Repository, tmp_path: Path) -> None:
+    spec = yaml.safe_load((ROOT / "roles/flask_app/meta/argument_specs.yml").read_text())["argument_specs"]["main"]
+    default = spec["options"]["flask_apps"]["options"]["exclude"]["default"]
+    app = repository.folder
+    (app / "requirements.txt").touch()
+    more = {"version": "", "exclude": default, "static": {}}
+    assert "without" not in run_release_source(app, tmp_path, **more)
+    (app / "instance" / "__pycache__").mkdir(parents=True)
+    (app / "instance" / "__pycache__" / "config.pyc").touch()
+    assert of(app).left_out() == Source.parse(str(app), exclude=tuple(default)).left_out() == []
+    (app / "instance" / "config.py").touch()
+    repository.commit()
+    told = run_release_source(app, tmp_path, **more)
+    assert "news: the release is made without instance/config.py of the source, as exclude has instance" in told
+    # Who names it knows.
+    assert "without" not in run_release_source(app, tmp_path, **more | {"exclude": [".git", "instance"]})
+    found = Source("git", repository.source().text, "HEAD", tuple(default), repository.cache)
+    assert found.left_out() == ["instance/config.py"]
+    assert "instance/config.py" in [entry.name for entry in of(app).entries()]
 
 
 def times(app: Path, release_id: str) -> dict[str, int | float]:
