@@ -1362,9 +1362,16 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
     check_cache(report, f"{where}.cache", app)
     for name in ("shared", "sqlite"):
         check_apart(report, f"{where}.{name}", app.get(name))
+    check_unreadable(report, f"{where}.static", static, app.get("shared"))
     if not isinstance(text := app.get("source"), str):
         return
     source = parse_source(text)
+    for prefix in static if source.kind == "requirement" else ():
+        report.add(
+            join(f"{where}.static", prefix),
+            "the source is a requirement, and has no folders: each path below it would be a 404. Leave it out, and the "
+            "app serves its own files.",
+        )
     if source.kind != "git" and isinstance(version := app.get("version"), str) and version != "HEAD":
         report.add(f"{where}.version", "it is for git sources only, and would be without effect.", value=version)
     if source.path is None:
@@ -1410,6 +1417,23 @@ def check_dependencies(report: Report, where: str, file: str, source: Path, excl
         )
 
 
+def check_unreadable(report: Report, where: str, static: Mapping[str, object], shared: object) -> None:
+    """Check that NGINX is to serve nothing that the app writes: it may not read that."""
+    paths = [path for path in shared if isinstance(path, str)] if isinstance(shared, list) else []
+    for prefix, folder in static.items():
+        served = [part for part in str(folder).split("/") if part not in ("", ".")]
+        for path in paths:
+            parts = path.split("/")
+            if all(one == other for one, other in zip(served, parts, strict=False)):
+                report.add(
+                    join(where, prefix),
+                    "a shared folder is in it, or above it, which is the app's alone: NGINX may not read it, and each "
+                    "file there would be a 403. Take it out of static, and have the app send the files.",
+                    f"It is {path}.",
+                    folder,
+                )
+
+
 def check_apart(report: Report, where: str, paths: object) -> None:
     """Check that no path is there twice, or below another one: a link can't be below a link."""
     first: dict[str, str] = {}
@@ -1426,10 +1450,14 @@ def check_apart(report: Report, where: str, paths: object) -> None:
             report.add(place, f"it is below {first[above]}, which brings it along. Leave it out.", value=path)
 
 
+PLACEHOLDERS = {".gitkeep", ".keep", ".gitignore"}
+"""Files that keep an empty folder in a repository. release_fetch has them too."""
+
+
 def hidden_by(shared: str, source: Path, excluded: Sequence[str]) -> str | None:
     """Find something that a release brings at a shared path, or a file where the path needs a folder.
 
-    Empty folders don't count: a release has none.
+    Empty folders don't count, nor what keeps one in a repository.
     """
     parts = shared.split("/")
     for end in range(1, len(parts) + 1):
@@ -1444,7 +1472,7 @@ def hidden_by(shared: str, source: Path, excluded: Sequence[str]) -> str | None:
         folders[:] = sorted(name for name in folders if not excluding(name, excluded))
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for name in sorted([*files, *links]):
-            if not excluding(name, excluded):
+            if not excluding(name, excluded) and name not in PLACEHOLDERS:
                 return Path(folder, name).relative_to(source).as_posix()
     return None
 

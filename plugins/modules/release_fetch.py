@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -43,21 +45,42 @@ EXAMPLES = r"""
 """
 
 
+# What keeps an empty folder in a repository; option_check has them too.
+PLACEHOLDERS = {".gitkeep", ".keep", ".gitignore"}
+# A path that ends so is a file, and the app makes it.
+FILE = re.compile(
+    r".*[^/]\.(db3?|sqlite3?|json|toml|ya?ml|ini|cfg|conf|env|txt|log|csv|xml|pem|key|lock|pid|pickle|pkl)",
+    re.IGNORECASE,
+)
+
+
+def is_in_use(path: Path) -> bool:
+    """Tell whether the source has more at a path than empty folders and what keeps them in a repository."""
+    if path.is_symlink() or path.is_file():
+        return not (path.name in PLACEHOLDERS and not path.is_symlink())
+    return path.is_dir() and any(map(is_in_use, path.iterdir()))
+
+
 def share(module: AnsibleModule, release: Release, name: str) -> None:
     """Make a path of the code a link to what outlives the release; the first release makes it as a folder.
 
     What the source has there is refused unless it is an empty folder: it would be hidden without a word.
     """
     link, kept = release.folder / "code" / name, release.app.folder / "shared" / name
-    if link.is_symlink() or link.is_file() or (link.is_dir() and any(link.iterdir())):
+    if is_in_use(link):
         module.fail_json(
             msg=f"the source has {name}, which is to be shared among releases (option shared): exclude it, or take it"
             " out of shared"
         )
+    folders = [path.relative_to(link) for path in link.rglob("*") if path.is_dir()]
     if link.is_dir():
-        link.rmdir()
+        shutil.rmtree(link)
     link.parent.mkdir(parents=True, exist_ok=True)
-    make_folder(release, kept)
+    if FILE.fullmatch(name):
+        make_folder(release, kept.parent)
+    else:
+        for folder in (kept, *(kept / inner for inner in folders)):
+            make_folder(release, folder)
     link.symlink_to(kept)
 
 

@@ -235,7 +235,11 @@ APP: list[tuple[dict[str, Any], str, str]] = [
     ({"shared": ["uploads/*"]}, "flask_apps[0].shared[0]", "no pattern"),
     ({"shared": ["a", "b", "a"]}, "flask_apps[0].shared[2]", "flask_apps[0].shared[0] is the same"),
     ({"shared": ["a/b", "c", "a"]}, "flask_apps[0].shared[0]", "below flask_apps[0].shared[2], which brings it along"),
-    ({"shared": ["newsboard"]}, 'shared[0] (newsboard) = "newsboard"', "or take it out of shared. It has newsboard/__"),
+    (
+        {"shared": ["newsboard"], "static": {}},
+        'shared[0] (newsboard) = "newsboard"',
+        "or take it out of shared. It has newsboard/__",
+    ),
     ({"shared": ["wsgi.py"]}, "flask_apps[0].shared[0]", "the link would hide. Exclude it"),
     ({"shared": ["wsgi.py/deep"]}, "flask_apps[0].shared[0]", "It has wsgi.py."),
     ({"sqlite": ["/srv/newsboard/shared/news.db"]}, "flask_apps[0].sqlite[0]", 'Write "news.db".'),
@@ -415,7 +419,9 @@ def test_shared_may_be_where_the_source_has_only_what_is_excluded(source: Path) 
     assert problems(variables) == []
     (uploads / "inner").mkdir()
     (uploads / "inner" / ".gitkeep").touch()
-    assert "It has uploads/inner/.gitkeep." in problems(variables)[0]
+    assert problems(variables) == [], "it keeps an empty folder in the repository"
+    (uploads / "inner" / ".gitmark").touch()
+    assert "It has uploads/inner/.gitmark." in problems(variables)[0]
     app["exclude"] = ["__pycache__", "*.pyc", ".git*"]
     assert problems(variables) == []
     app["exclude"] = ["uploads"]
@@ -482,6 +488,28 @@ def test_a_hook_that_is_no_file_is_told(source: Path) -> None:
     (source.parent / "latin.yml").write_bytes(b"- name: caf\xe9\n")
     variables["flask_apps"][0]["hooks"] = {"before_migrate": f"{source.parent}/latin.yml"}
     assert "it isn't YAML" in problems(variables)[0]
+
+
+@pytest.mark.parametrize("shared", ["newsboard/static", "newsboard/static/uploads", "newsboard"])
+def test_what_the_app_writes_is_not_for_nginx_to_serve(source: Path, shared: str) -> None:
+    variables = good(source)
+    app = variables["flask_apps"][0]
+    app["shared"], app["exclude"] = [shared], ["newsboard/nothing"]
+    (source / "newsboard" / "static" / ".gitkeep").touch()
+    told = [text for text in problems(variables) if "static" in text.partition(" (newsboard)")[0]]
+    assert len(told) == 1, problems(variables)
+    assert 'flask_apps[0].static["/static/"] (newsboard) = "newsboard/static": a shared folder is in it' in told[0]
+    assert "each file there would be a 403. Take it out of static, and have the app send the files." in told[0]
+    assert told[0].endswith(f"It is {shared}.")
+    app["shared"] = ["newsboard/static-uploads", "static"]
+    assert problems(variables) == []
+
+
+def test_static_files_of_a_requirement_are_the_apps_to_serve(source: Path) -> None:
+    variables = good(source)
+    variables["flask_apps"][1]["static"] = {"/static/": "newsboard/static"}
+    (found,) = problems(variables)
+    assert 'flask_apps[1].static["/static/"] (second): the source is a requirement, and has no folders' in found
 
 
 # --- certificates of the operator's own
