@@ -746,6 +746,13 @@ def check_kept_path(path: str) -> None:
         raise BadValue("no part of it may be empty or begin with a dot: NGINX would never ask the app for that.")
 
 
+def check_idempotent_path(path: str) -> None:
+    """Check one path of idempotent."""
+    check_kept_path(path)
+    if path == "/*":
+        raise BadValue("it is every path of the app. List those where a POST may arrive twice, as in /orders/*.")
+
+
 def check_purged_path(path: str) -> None:
     """Check one path whose kept pages are to be forgotten; it may have a query."""
     if not path.startswith("/") or re.search(r"[\s\x00-\x1f\x7f]", path):
@@ -1024,7 +1031,7 @@ VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
     "flask_apps[].cache.paths[]": check_kept_path,
     "flask_apps[].cache.cookies[]": check_cookie,
     "flask_apps[].cache.size": check_max_body,
-    "flask_apps[].idempotent[]": check_kept_path,
+    "flask_apps[].idempotent[]": check_idempotent_path,
     "flask_app_purge[]": check_purged_path,
     "flask_apps[].shared[]": check_shared_path,
     "flask_apps[].sqlite[]": check_shared_path,
@@ -1360,6 +1367,7 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
         check_static(report, join(f"{where}.static", prefix), str(prefix), folder)
     check_headers(report, f"{where}.headers", app.get("headers"))
     check_cache(report, f"{where}.cache", app)
+    check_once(report, f"{where}.idempotent", app.get("idempotent"), {})
     for name in ("shared", "sqlite"):
         check_apart(report, f"{where}.{name}", app.get(name))
     check_unreadable(report, f"{where}.static", static, app.get("shared"))
@@ -1523,14 +1531,19 @@ def check_cache(report: Report, where: str, app: Mapping[str, object]) -> None:
     """Check the paths whose pages are kept: each stands once, and is nobody else's."""
     cache = app.get("cache")
     paths = cache.get("paths") if isinstance(cache, Mapping) else None
-    taken = {f"{prefix}*": "static" for prefix in mapping(app.get("static"))}
+    check_once(report, f"{where}.paths", paths, {f"{prefix}*": "static" for prefix in mapping(app.get("static"))})
+
+
+def check_once(report: Report, where: str, paths: object, taken: dict[str, str]) -> None:
+    """Check that each path stands once in a list, and not in another place that has some as well."""
+    option = where.rpartition(".")[2]
     for index, path in enumerate(paths if isinstance(paths, list) else []):
         if not isinstance(path, str):
             continue
-        place = f"{where}.paths[{index}]"
         if path in taken:
-            report.add(place, f"it stands in {taken[path]} as well. Leave one of them out.", value=path)
-        taken[path] = "paths"
+            text = f"it stands in {taken[path]} as well. Leave one of them out."
+            report.add(f"{where}[{index}]", text, value=path)
+        taken[path] = option
 
 
 def check_module(

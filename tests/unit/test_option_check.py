@@ -1164,6 +1164,25 @@ def test_kept_pages_have_paths_that_nginx_asks_the_app_for(
         assert joined.count(text) >= texts.count(text), joined
 
 
+@pytest.mark.parametrize(
+    ("paths", "text"),
+    [
+        (["/a", "/b/*", "/a"], 'idempotent[2] (newsboard) = "/a": it stands in idempotent as well.'),
+        (["/a/*", "/a/*"], "idempotent[1] (newsboard)"),
+        (["/*"], 'idempotent[0] (newsboard) = "/*": it is every path of the app.'),
+        (["/a", "/a*", "/"], ""),
+    ],
+)
+def test_posts_that_may_arrive_twice_have_paths_that_balancers_can_tell_apart(
+    source: Path, paths: list[str], text: str
+) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["idempotent"] = paths
+    found = problems(variables)
+    assert len(found) == bool(text)
+    assert text in "".join(found)
+
+
 def test_pages_to_forget_are_paths(source: Path) -> None:
     assert not problems(good(source) | {"flask_app_purge": ["/", "/story/*", "/list?page=2"]})
     (found,) = problems(good(source) | {"flask_app_purge": ["story"]})

@@ -797,12 +797,22 @@ def drip(client: socket.socket) -> None:
         time.sleep(0.02)
 
 
-def test_a_good_answer_is_told_with_its_text(served: Any) -> None:
+@pytest.mark.parametrize(
+    ("host", "header"),
+    [
+        ("[2001:db8::7]", b"[2001:db8::7]"),
+        ("2001:db8::7", b"[2001:db8::7]"),
+        ("2001:DB8::cafe", b"[2001:db8::cafe]"),
+        ("192.0.2.7", b"192.0.2.7"),
+        ("news.example.org", b"news.example.org"),
+    ],
+)
+def test_a_good_answer_is_told_with_its_text(served: Any, host: str, header: bytes) -> None:
     found = served(GOOD)
-    answer = ask(found.path, "[2001:db8::7]", "/status?x=1", 5)
+    answer = ask(found.path, host, "/status?x=1", 5)
     assert (answer.good, answer.status, answer.text) == (True, 200, "Alive")
     request = found.server.requests[0]
-    assert request.startswith(b"GET /status?x=1 HTTP/1.1\r\n") and b"\r\nHost: [2001:db8::7]\r\n" in request
+    assert request.startswith(b"GET /status?x=1 HTTP/1.1\r\n") and b"\r\nHost: %b\r\n" % header in request
 
 
 @pytest.mark.parametrize("status", [204, 301, 404, 500, 503])
