@@ -1385,10 +1385,12 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
     if source.path is None:
         return
     excluded = [str(item) for item in app["exclude"]] if isinstance(app.get("exclude"), list) else []  # type: ignore[attr-defined]
-    if isinstance(file := app.get("requirements"), str) and not (source.path / file).is_file():
+    if isinstance(file := app.get("requirements"), str):
         check_dependencies(report, f"{where}.requirements", file, source.path, excluded)
     if isinstance(entry := app.get("wsgi"), str):
-        check_module(report, f"{where}.wsgi", entry, source.path, excluded, str(app.get("requirements", "")))
+        path = mapping(app.get("environment")).get("PYTHONPATH", "")
+        folders = [source.path, *(source.path / name for name in str(path).split(":") if name and name[0] != "/")]
+        check_module(report, f"{where}.wsgi", entry, folders, excluded, str(app.get("requirements", "")))
     for prefix, folder in static.items():
         if isinstance(folder, str) and ".." not in folder.split("/") and not folder.startswith("/"):
             path = join(f"{where}.static", prefix)
@@ -1408,7 +1410,18 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
 
 
 def check_dependencies(report: Report, where: str, file: str, source: Path, excluded: Sequence[str]) -> None:
-    """Check that the app's dependencies are known where the requirements file isn't there."""
+    """Check that the app's dependencies are known, and can be found on a host."""
+
+    def read(name: str) -> str | None:
+        path = source / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+    if (source / file).is_file():
+        try:
+            release_source.check_requirements(file, read)
+        except release_source.SourceError as error:
+            report.add(where, f"{error}.", value=file)
+        return
     names = [path.name for path in source.iterdir() if path.is_file() and not excluding(path.name, excluded)]
     try:
         release_source.check_dependencies(names, file, lambda name: (source / name).read_text(encoding="utf-8"))
@@ -1547,16 +1560,27 @@ def check_once(report: Report, where: str, paths: object, taken: dict[str, str])
 
 
 def check_module(
-    report: Report, where: str, entry: str, source: Path, excluded: Sequence[str], requirements: str
+    report: Report, where: str, entry: str, folders: Sequence[Path], excluded: Sequence[str], requirements: str
 ) -> None:
-    """Check that the module of a WSGI entry is in the source directory, or comes with the requirements."""
+    """Check that the module of a WSGI entry is in the source directory, or comes with the requirements.
+
+    Args:
+        report: Takes the problem.
+        where: Path of the value.
+        entry: The WSGI entry.
+        folders: Where Python looks for modules: the source directory, and those below it that PYTHONPATH names.
+        excluded: Patterns of what a release does without.
+        requirements: Name of the requirements file.
+    """
+    source = folders[0]
     module = wsgi_module(entry)
     path = module.replace(".", "/")
-    found = next((item for item in (f"{path}.py", f"{path}/__init__.py") if (source / item).is_file()), None)
-    if found or any((source / path).parent.glob(f"{Path(path).name}.*.so")):
-        if pattern := excluding(found or path, excluded):
-            report.add(where, f"releases do without this module: exclude has {pattern}.", value=entry)
-        return
+    for folder in folders:
+        found = next((item for item in (f"{path}.py", f"{path}/__init__.py") if (folder / item).is_file()), None)
+        if found or any((folder / path).parent.glob(f"{Path(path).name}.*.so")):
+            if pattern := excluding((folder / (found or path)).relative_to(source).as_posix(), excluded):
+                report.add(where, f"releases do without this module: exclude has {pattern}.", value=entry)
+            return
     top = module.split(".")[0]
     if not (source / top).is_dir() and installs(source / requirements, top):
         return
@@ -1567,7 +1591,7 @@ def check_module(
     if near:
         hint = f'Did you mean "{parent + "." if parent else ""}{near}:{entry.partition(":")[2]}"?'
     elif (source / "src" / f"{path}.py").is_file() or (source / "src" / path / "__init__.py").is_file():
-        hint = f"It is in src/, and only the top of source is on Python's path: name {source / 'src'} as source."
+        hint = "It is in src/, and only the top of source is on Python's path. Set environment: {PYTHONPATH: src}."
     else:
         hint = f"Looked in {source}" + (
             f", which has {', '.join(known[:8])}." if known else ", which has no module at all."

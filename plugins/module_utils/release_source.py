@@ -117,6 +117,44 @@ def check_dependencies(names: Iterable[str], requirements: str, read: Callable[[
         )
 
 
+INCLUDE = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)")
+FIND_LINKS = re.compile(r"\s*(?:-f|--find-links)[\s=]*([^\s/:]\S*)")
+LOCAL_PATH = re.compile(
+    r"\s*(?:[\w.-]+(?:\[[^]]*\])?\s*@\s*)?(?:file:(?!/))?(\.{1,2}(?:/\S*|\[\S*)?|[^\s:@/-][^\s:@]*\.whl)(?:\s|;|$)"
+)
+
+
+def check_requirements(name: str, read: Callable[[str], str | None], seen: frozenset[str] = frozenset()) -> None:
+    """Check that what a requirements file and those that it includes name can be found on a host.
+
+    Args:
+        name: The file, below the source.
+        read: Reads a file of the source; None for one that isn't there.
+        seen: The files on the way here.
+
+    Raises:
+        SourceError: A line names a path of the source, with the file and the line.
+    """
+    text = read(name) or ""
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{name}, line {number}: "
+        # A file with hashes is installed as it is, where it is; of any other the install has only what was resolved.
+        if (found := FIND_LINKS.match(line)) and "://" not in found[1] and "--hash=" not in text:
+            raise SourceError(
+                f"{where}--find-links {found[1]} is a folder of the source, which isn't looked through. Name the URL"
+                " of a page of wheels, or an index by --extra-index-url"
+            )
+        if found := LOCAL_PATH.match(line):
+            raise SourceError(
+                f"{where}{found[1]} is a path, and packages aren't taken from the source. Name it as the index has it,"
+                " or by the URL of a wheel, as in name @ https://…. What is imported from the source needs no line"
+            )
+        if found := INCLUDE.match(line):
+            included = posixpath.normpath(posixpath.join(posixpath.dirname(name), found[1]))
+            if included not in seen:
+                check_requirements(included, read, seen | {name, included})
+
+
 def leads_out(name: str, link: str) -> bool:
     """Whether a link leads out of the source that it is in, or names something by its place on the control node."""
     return (
@@ -302,6 +340,10 @@ class Source:
                 raise SourceError(
                     f"the source has neither {requirements} nor pyproject.toml. Make one, if only an empty one"
                 )
+        else:
+            check_requirements(
+                requirements, lambda name: files[name].decode(errors="replace") if name in files else None
+            )
         for folder in static:
             if not any(name.startswith(f"{folder.rstrip('/')}/") for name in files):
                 raise SourceError(f"the folder {folder}, which static names, isn't in the source")

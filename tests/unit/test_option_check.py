@@ -195,6 +195,8 @@ APP: list[tuple[dict[str, Any], str, str]] = [
     ({"wsgi": "newsbord:app"}, 'wsgi (newsboard) = "newsbord:app"', 'Did you mean "newsboard:app"?'),
     ({"wsgi": "newsboard.wbe:app"}, "flask_apps[0].wsgi", 'Did you mean "newsboard.web:app"?'),
     ({"wsgi": "inner:app"}, "flask_apps[0].wsgi", "It is in src/"),
+    ({"wsgi": "inner:app", "environment": {"PYTHONPATH": "/src"}}, "flask_apps[0].wsgi", "It is in src/"),
+    ({"wsgi": "inner:app", "environment": {"PYTHONPATH": "src"}, "exclude": ["src"]}, "wsgi", "exclude has src"),
     ({"wsgi": "entirely_other:app"}, "flask_apps[0].wsgi", "which has newsboard, tests, wsgi."),
     ({"wsgi": "tests:app"}, "flask_apps[0].wsgi", "exclude has tests"),
     # wsgi
@@ -335,6 +337,51 @@ def test_unusual_but_good_values_pass(source: Path, change: dict[str, Any]) -> N
         variables["flask_apps"][0].pop("static")
     variables["flask_apps"][0] |= change
     assert problems(variables) == []
+
+
+def test_the_hint_for_a_src_layout_leads_to_an_entry_that_is_right(source: Path) -> None:
+    variables = good(source)
+    app = variables["flask_apps"][0]
+    app["wsgi"] = "inner:app"
+    (found,) = problems(variables)
+    (hint,) = re.findall(r"Set (environment: \{.*\})\.", found)
+    app |= yaml.safe_load(hint)
+    assert problems(variables) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("./wheels/a-1.0-py3-none-any.whl", "./wheels/a-1.0-py3-none-any.whl is a path"),
+        ("wheels/a-1.0-py3-none-any.whl", "wheels/a-1.0-py3-none-any.whl is a path"),
+        ("a @ ./wheels/a-1.0-py3-none-any.whl ; python_version > '3'", "is a path"),
+        ("a[b] @ file:wheels/a-1.0-py3-none-any.whl", "is a path"),
+        (".", ". is a path"),
+        (".[extra]", "is a path"),
+        ("../library", "../library is a path"),
+        ("--find-links wheels", "--find-links wheels is a folder of the source"),
+        ("-f ./wheels", "--find-links ./wheels is a folder of the source"),
+        ("--find-links=wheels", "--find-links wheels is a folder of the source"),
+        ("--find-links https://wheels.example.org/", ""),
+        ("--find-links /opt/wheels", ""),
+        ("--extra-index-url https://packages.example.org/simple", ""),
+        ("a @ https://wheels.example.org/a-1.0-py3-none-any.whl", ""),
+        ("a @ file:///opt/wheels/a-1.0-py3-none-any.whl", ""),
+        ("/opt/wheels/a-1.0-py3-none-any.whl", ""),
+        ("zope.interface[x]==5 ; python_version > '3'  # ./here", ""),
+    ],
+)
+def test_what_a_host_would_not_find_is_told_with_file_and_line(source: Path, line: str, what: str) -> None:
+    (source / "requirements").mkdir()
+    (source / "requirements.txt").write_text("flask\n-r requirements/base.txt\n")
+    (source / "requirements" / "base.txt").write_text(f"-c ../requirements.txt\n\n{line}\n")
+    found = problems(good(source))
+    assert len(found) == bool(what), found
+    if what:
+        assert (
+            'flask_apps[0].requirements (newsboard) = "requirements.txt": requirements/base.txt, line 3: ' in found[0]
+        )
+        assert what in found[0]
 
 
 def test_a_module_that_a_requirement_brings_needs_no_file(source: Path) -> None:
