@@ -1450,7 +1450,7 @@ def check_unreadable(report: Report, where: str, static: Mapping[str, object], s
                     join(where, prefix),
                     "a shared folder is in it, or above it, which is the app's alone: NGINX may not read it, and each "
                     "file there would be a 403. Take it out of static, and have the app send the files.",
-                    f"It is {path}.",
+                    f"The shared folder is {path}.",
                     folder,
                 )
 

@@ -547,7 +547,7 @@ def test_what_the_app_writes_is_not_for_nginx_to_serve(source: Path, shared: str
     assert len(told) == 1, problems(variables)
     assert 'flask_apps[0].static["/static/"] (newsboard) = "newsboard/static": a shared folder is in it' in told[0]
     assert "each file there would be a 403. Take it out of static, and have the app send the files." in told[0]
-    assert told[0].endswith(f"It is {shared}.")
+    assert told[0].endswith(f"The shared folder is {shared}.")
     app["shared"] = ["newsboard/static-uploads", "static"]
     assert problems(variables) == []
 
