@@ -1,8 +1,10 @@
 """The pages, their JSON and their feed."""
 
+import html
 import json
 import re
 import time
+from urllib.parse import parse_qs, urljoin, urlsplit
 from xml.etree import ElementTree
 
 import pytest
@@ -172,7 +174,27 @@ def test_lists_have_pages(client: FlaskClient, send: Send) -> None:
         assert 'rel="next"' not in client.get(f"{path}?page=3").text
         assert client.get(f"{path}?page=3&format=json").json["next"] is None
     assert client.get("/user?name=ada&page=3").status_code == 200
-    assert "/user?name=ada&amp;page=2" in client.get("/user?name=ada").text
+    assert 'href="?name=ada&amp;page=2"' in client.get("/user?name=ada").text
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["endpoint=x", "_method=DELETE", "_scheme=javascript", "_external=1", "_anchor=x", "hanesst_id=7"],
+)
+@pytest.mark.parametrize("path", ["/?", "/newest?", "/user?name=a%26b%2B%C3%B8&", "/item/0?"])
+def test_any_query_goes_along_to_the_next_page_as_it_is(
+    app: Flask, client: FlaskClient, send: Send, path: str, query: str
+) -> None:
+    send(0)
+    for hanesst_id in range(1001, 1007):
+        send(hanesst_id, username="a&b+ø")
+    fill(app, 400, parent=0)
+    shown = client.get(path + query)
+    assert shown.status_code == 200
+    (target,) = re.findall('rel="next" href="(.*?)"', shown.text)
+    address = urljoin(f"http://localhost{path}{query}", html.unescape(target))
+    assert parse_qs(urlsplit(address).query) == parse_qs(urlsplit(path + query).query) | {"page": ["2"]}
+    assert 'rel="prev"' in client.get(address).text
 
 
 @pytest.mark.parametrize(

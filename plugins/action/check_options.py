@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 
 from ansible.module_utils import option_check
+
+try:
+    from ansible._internal._datatag._tags import Origin
+except ImportError:
+    # It is ansible-core's own. Without it no number's place is known, and each that is to be text needs quotes.
+    Origin = None
 
 ALIASES = {
     "app": "flask_app_only",
@@ -111,7 +118,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 raise option_check.CannotEvaluate(str(error).partition("\n")[0]) from error
             return text
 
-        return option_check.Evaluator(raw, evaluate, lambda value: isinstance(value, EncryptedString), read)
+        @cache
+        def content(path: str) -> str:
+            return read(path)
+
+        def written(value: object) -> option_check.Written | None:
+            origin = Origin.get_tag(value) if Origin else None
+            if not origin or not origin.path or not origin.line_num or not origin.col_num:
+                return None
+            try:
+                text = content(origin.path)
+            except (OSError, option_check.CannotEvaluate):
+                return None
+            return option_check.Written.at(origin.path, text, origin.line_num, origin.col_num)
+
+        return option_check.Evaluator(raw, evaluate, lambda value: isinstance(value, EncryptedString), read, written)
 
 
 def failure(short: str, text: str) -> AnsibleAction:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
+import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 # Ansible finds a project's module_utils for modules only; this runs on the control node.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
@@ -39,6 +41,16 @@ HOW = {
 }
 
 
+SPEC = Path(__file__).parents[2] / "roles" / "flask_app" / "meta" / "argument_specs.yml"
+
+
+def default_exclude() -> list[str]:
+    """Read what a release does without where the operator doesn't say."""
+    spec = yaml.safe_load(SPEC.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]["flask_apps"]
+    default: list[str] = spec["options"]["exclude"]["default"]
+    return default
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Reads the source; reaches no host."""
 
@@ -52,9 +64,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         app, key = self._task.args["app"], self._task.args.get("key", "")
         source = Source.parse(app["source"], app["version"], tuple(app["exclude"]))
         try:
+            source.check(app["requirements"], app["static"].values())
             source_digest, described, requires_python = source.digest(), source.described(), source.requires_python()
         except SourceError as error:
             raise AnsibleActionFail(f"{app['name']}: {error}") from error
+        if (left_out := source.left_out()) and list(app["exclude"]) == default_exclude():
+            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            Display().warning(
+                f"{app['name']}: the release is made without {left_out[0]}{more} of the source, as exclude has instance"
+                " unless it is set. Put what the app reads there into environment or secrets. Set exclude to ship the"
+                " folder, or with instance in it to be told no more."
+            )
         options = {name: value for name, value in app.items() if name not in HOW}
         values = keyed_digest(app["name"], {**app["environment"], **app["secrets"]}, key)
         whole = input_digest(source_digest, options, values)

@@ -28,7 +28,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
-from ansible.module_utils import own_certificate
+from ansible.module_utils import own_certificate, release_source
 from ansible.module_utils.addresses import is_address
 from packaging.version import InvalidVersion, Version
 
@@ -99,6 +99,8 @@ class Report:
     """Paths whose values, and those below them, are never shown."""
     labels: dict[str, str] = field(default_factory=dict)
     """Names of apps by their paths, since people know an app by its name and not by its number."""
+    changed: dict[str, BadValue] = field(default_factory=dict)
+    """What to say of numbers that may not be what was written, by their paths: wrong where a text is asked for."""
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, where: str, text: str, detail: str = "", value: object = NOT_SHOWN) -> None:
@@ -111,6 +113,12 @@ class Report:
             value: The value, if it is to be shown.
         """
         self.findings.append(Finding(where, text, detail, value))
+
+    def add_changed(self, where: str, value: object) -> bool:
+        """Add the problem of a number that may not be what was written, and tell whether there is one."""
+        if error := self.changed.get(where):
+            self.add(where, error.text, error.detail, value)
+        return error is not None
 
     def is_hidden(self, where: str) -> bool:
         """Tell whether the value at a path may not be shown."""
@@ -261,6 +269,41 @@ class CannotEvaluate(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """How a number stands in the file that it comes from."""
+
+    place: str  # the file, and the line
+    text: str
+
+    @classmethod
+    def at(cls, path: str, content: str, line: int, column: int) -> Written:
+        """Read what stands in a file at a line and a column, which both begin at 1."""
+        lines = content.split("\n")
+        rest = lines[line - 1][column - 1 :] if line <= len(lines) else ""
+        return cls(f"{path}, line {line}", re.match(r"[^\s,\]}]*", rest)[0])  # type: ignore[index]
+
+
+QUOTES = 'put it in quotes, as in "0123".'
+
+
+def check_number(number: object, written: Written | None) -> None:
+    """Check that the text of a number is the one that was written.
+
+    YAML 1.1 reads 0123 as 83, 22:30 as 1350 and 1.10 as 1.1, and the number doesn't tell: only its place does.
+    """
+    if written is None or "{{" in written.text or written.text[:1] in ("'", '"', "|", ">"):
+        raise BadValue(
+            "it must be text, and is a number that may have been written otherwise: "
+            f"{QUOTES} A template that computes it ends with | string."
+        )
+    if written.text != str(number):
+        raise BadValue(
+            f"YAML may change a number: {QUOTES} It stands in {written.place}.",
+            f"{written.text} is read as {number}.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluator:
     """Turns raw variables into values, leaf by leaf, so that one bad template doesn't hide the other values.
 
@@ -269,12 +312,14 @@ class Evaluator:
         evaluate: Evaluates one leaf. Raises CannotEvaluate.
         is_encrypted: Whether a leaf is encrypted in itself.
         read: Reads a file on this machine, decrypted. Raises CannotEvaluate.
+        written: Finds how a number stands in the file that it comes from, if that is known.
     """
 
     variables: Mapping[str, object]
     evaluate: Callable[[object], object]
     is_encrypted: Callable[[object], bool] = lambda value: False
     read: Callable[[str], str] = lambda path: Path(path).read_text(encoding="utf-8", errors="replace")
+    written: Callable[[object], Written | None] = lambda value: None
 
     def resolve(self, where: str, raw: object, report: Report, through: tuple[str, ...] = ()) -> object:
         """Evaluate a raw variable, with UNUSABLE for what can't be; the report learns what may not be shown.
@@ -290,6 +335,7 @@ class Evaluator:
         if isinstance(raw, list | tuple):
             return [self.resolve(f"{where}[{index}]", value, report, through) for index, value in enumerate(raw)]
         if raw is None or isinstance(raw, bool | int | float):
+            self._look_at_numbers(where, raw, report)
             return raw
         # {{ name }} alone is followed by hand: what is secret below it then hides only itself.
         if isinstance(raw, str) and (alone := re.fullmatch(r"\s*\{\{\s*([A-Za-z_]\w*)\s*\}\}\s*", raw)):
@@ -303,12 +349,45 @@ class Evaluator:
         if encrypted or any(map(is_vault_name, names)):
             report.hidden.add(where)
         try:
-            return plain(self.evaluate(raw))
+            value = plain(self.evaluate(raw))
         except CannotEvaluate as error:
             # Facts aren't known before a host is reached, and names with _ belong to the roles, which check again.
             if "ansible_facts" not in names and not any(name.startswith("_") for name in names):
                 self._explain(where, str(error), encrypted, report)
             return UNUSABLE
+        self._look_at_numbers(where, value, report)
+        if isinstance(value, str):
+            # "{{ zip }} Copenhagen" is text, and wrong all the same.
+            for number in self._named_numbers(raw):
+                self._look_at_numbers(where, number, report)
+        return value
+
+    def _look_at_numbers(self, where: str, value: object, report: Report) -> None:
+        """Note the numbers whose text may not be the one that was written."""
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self._look_at_numbers(join(where, key), item, report)
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self._look_at_numbers(f"{where}[{index}]", item, report)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                check_number(value, self.written(value))
+            except BadValue as error:
+                report.changed[where] = error
+
+    def _named_numbers(self, raw: object, through: frozenset[str] = frozenset()) -> Iterator[object]:
+        """Yield the numbers that a template names, through other templates too: {{ zip }} and {{ shop.zip }}."""
+        if not isinstance(raw, str) or ("{{" not in raw and "{%" not in raw):
+            return
+        dotted = re.sub(r"\[\s*['\"](\w+)['\"]\s*\]", r".\1", raw)
+        for name in set(re.findall(r"(?<![\w.])[A-Za-z_]\w*(?:\.\w+)*", dotted)) - through:
+            value: object = self.variables
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                yield value
+            yield from self._named_numbers(value, through | {name})
 
     def _explain(self, where: str, error: str, encrypted: bool, report: Report) -> None:
         if undefined := re.search(r"'([A-Za-z_]\w*)' is undefined", error):
@@ -667,6 +746,13 @@ def check_kept_path(path: str) -> None:
         raise BadValue("no part of it may be empty or begin with a dot: NGINX would never ask the app for that.")
 
 
+def check_idempotent_path(path: str) -> None:
+    """Check one path of idempotent."""
+    check_kept_path(path)
+    if path == "/*":
+        raise BadValue("it is every path of the app. List those where a POST may arrive twice, as in /orders/*.")
+
+
 def check_purged_path(path: str) -> None:
     """Check one path whose kept pages are to be forgotten; it may have a query."""
     if not path.startswith("/") or re.search(r"[\s\x00-\x1f\x7f]", path):
@@ -945,7 +1031,7 @@ VALUE_CHECKS: Mapping[str, Callable[[str], None]] = {
     "flask_apps[].cache.paths[]": check_kept_path,
     "flask_apps[].cache.cookies[]": check_cookie,
     "flask_apps[].cache.size": check_max_body,
-    "flask_apps[].idempotent[]": check_kept_path,
+    "flask_apps[].idempotent[]": check_idempotent_path,
     "flask_app_purge[]": check_purged_path,
     "flask_apps[].shared[]": check_shared_path,
     "flask_apps[].sqlite[]": check_shared_path,
@@ -1073,6 +1159,8 @@ def check_option(report: Report, where: str, key: str, value: object, spec: Spec
                 f"{error.text} {example}".strip(),
                 value=NOT_SHOWN if kind in ("dict", "list") or isinstance(value, Mapping | list) else value,
             )
+        return UNUSABLE
+    if isinstance(good, str) and report.add_changed(where, value):
         return UNUSABLE
     if isinstance(good, list | tuple):
         element = {"type": spec.get("elements", "raw"), "options": spec.get("options"), "choices": spec.get("choices")}
@@ -1257,6 +1345,8 @@ def check_environment(report: Report, where: str, values: object) -> None:
             report.add(path, "it must be text or a number; a list or mapping can be given as JSON, in quotes.")
         elif "\0" in str(value):
             report.add(path, "it has a NUL character in it.")
+        else:
+            report.add_changed(path, value)
 
 
 def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
@@ -1277,30 +1367,30 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
         check_static(report, join(f"{where}.static", prefix), str(prefix), folder)
     check_headers(report, f"{where}.headers", app.get("headers"))
     check_cache(report, f"{where}.cache", app)
+    check_once(report, f"{where}.idempotent", app.get("idempotent"), {})
     for name in ("shared", "sqlite"):
         check_apart(report, f"{where}.{name}", app.get(name))
+    check_unreadable(report, f"{where}.static", static, app.get("shared"))
     if not isinstance(text := app.get("source"), str):
         return
     source = parse_source(text)
+    for prefix in static if source.kind == "requirement" else ():
+        report.add(
+            join(f"{where}.static", prefix),
+            "the source is a requirement, and has no folders: each path below it would be a 404. Leave it out, and the "
+            "app serves its own files.",
+        )
     if source.kind != "git" and isinstance(version := app.get("version"), str) and version != "HEAD":
         report.add(f"{where}.version", "it is for git sources only, and would be without effect.", value=version)
     if source.path is None:
         return
     excluded = [str(item) for item in app["exclude"]] if isinstance(app.get("exclude"), list) else []  # type: ignore[attr-defined]
-    if (
-        isinstance(file := app.get("requirements"), str)
-        and not (source.path / file).is_file()
-        and not (source.path / "pyproject.toml").is_file()
-    ):
-        report.add(
-            f"{where}.requirements",
-            "neither this file nor a pyproject.toml is in source, so the app's dependencies aren't known. "
-            "Make one, if only an empty one.",
-            f"Looked in {source.path}.",
-            file,
-        )
+    if isinstance(file := app.get("requirements"), str):
+        check_dependencies(report, f"{where}.requirements", file, source.path, excluded)
     if isinstance(entry := app.get("wsgi"), str):
-        check_module(report, f"{where}.wsgi", entry, source.path, excluded, str(app.get("requirements", "")))
+        path = mapping(app.get("environment")).get("PYTHONPATH", "")
+        folders = [source.path, *(source.path / name for name in str(path).split(":") if name and name[0] != "/")]
+        check_module(report, f"{where}.wsgi", entry, folders, excluded, str(app.get("requirements", "")))
     for prefix, folder in static.items():
         if isinstance(folder, str) and ".." not in folder.split("/") and not folder.startswith("/"):
             path = join(f"{where}.static", prefix)
@@ -1319,6 +1409,52 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
             )
 
 
+def check_dependencies(report: Report, where: str, file: str, source: Path, excluded: Sequence[str]) -> None:
+    """Check that the app's dependencies are known, and can be found on a host."""
+
+    def read(name: str) -> str | None:
+        path = source / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+    if (source / file).is_file():
+        try:
+            release_source.check_requirements(file, read)
+        except release_source.SourceError as error:
+            report.add(where, f"{error}.", value=file)
+        return
+    names = [path.name for path in source.iterdir() if path.is_file() and not excluding(path.name, excluded)]
+    try:
+        release_source.check_dependencies(names, file, lambda name: (source / name).read_text(encoding="utf-8"))
+    except release_source.SourceError as error:
+        report.add(where, f"{error}.", f"Looked in {source}.", file)
+        return
+    if "pyproject.toml" not in names:
+        report.add(
+            where,
+            "neither this file nor a pyproject.toml is in source, so the app's dependencies aren't known. "
+            "Make one, if only an empty one.",
+            f"Looked in {source}.",
+            file,
+        )
+
+
+def check_unreadable(report: Report, where: str, static: Mapping[str, object], shared: object) -> None:
+    """Check that NGINX is to serve nothing that the app writes: it may not read that."""
+    paths = [path for path in shared if isinstance(path, str)] if isinstance(shared, list) else []
+    for prefix, folder in static.items():
+        served = [part for part in str(folder).split("/") if part not in ("", ".")]
+        for path in paths:
+            parts = path.split("/")
+            if all(one == other for one, other in zip(served, parts, strict=False)):
+                report.add(
+                    join(where, prefix),
+                    "a shared folder is in it, or above it, which is the app's alone: NGINX may not read it, and each "
+                    "file there would be a 403. Take it out of static, and have the app send the files.",
+                    f"The shared folder is {path}.",
+                    folder,
+                )
+
+
 def check_apart(report: Report, where: str, paths: object) -> None:
     """Check that no path is there twice, or below another one: a link can't be below a link."""
     first: dict[str, str] = {}
@@ -1335,10 +1471,14 @@ def check_apart(report: Report, where: str, paths: object) -> None:
             report.add(place, f"it is below {first[above]}, which brings it along. Leave it out.", value=path)
 
 
+PLACEHOLDERS = {".gitkeep", ".keep", ".gitignore"}
+"""Files that keep an empty folder in a repository. release_fetch has them too."""
+
+
 def hidden_by(shared: str, source: Path, excluded: Sequence[str]) -> str | None:
     """Find something that a release brings at a shared path, or a file where the path needs a folder.
 
-    Empty folders don't count: a release has none.
+    Empty folders don't count, nor what keeps one in a repository.
     """
     parts = shared.split("/")
     for end in range(1, len(parts) + 1):
@@ -1353,7 +1493,7 @@ def hidden_by(shared: str, source: Path, excluded: Sequence[str]) -> str | None:
         folders[:] = sorted(name for name in folders if not excluding(name, excluded))
         links = [name for name in folders if Path(folder, name).is_symlink()]
         for name in sorted([*files, *links]):
-            if not excluding(name, excluded):
+            if not excluding(name, excluded) and name not in PLACEHOLDERS:
                 return Path(folder, name).relative_to(source).as_posix()
     return None
 
@@ -1395,6 +1535,8 @@ def check_headers(report: Report, where: str, headers: object) -> None:
             report.add(
                 place, f"it must have at most {NGINX_WORD} characters, for NGINX's sake. It has {length}{counted}."
             )
+        else:
+            report.add_changed(place, value)
 
 
 def check_static(report: Report, where: str, prefix: str, folder: object) -> None:
@@ -1427,27 +1569,43 @@ def check_cache(report: Report, where: str, app: Mapping[str, object]) -> None:
             f"{where}.cookies",
             f"their names have {length} characters, and at most {NGINX_WORD} go into NGINX's pattern.",
         )
-    taken = {f"{prefix}*": "static" for prefix in mapping(app.get("static"))}
+    check_once(report, f"{where}.paths", paths, {f"{prefix}*": "static" for prefix in mapping(app.get("static"))})
+
+
+def check_once(report: Report, where: str, paths: object, taken: dict[str, str]) -> None:
+    """Check that each path stands once in a list, and not in another place that has some as well."""
+    option = where.rpartition(".")[2]
     for index, path in enumerate(paths if isinstance(paths, list) else []):
         if not isinstance(path, str):
             continue
-        place = f"{where}.paths[{index}]"
         if path in taken:
-            report.add(place, f"it stands in {taken[path]} as well. Leave one of them out.", value=path)
-        taken[path] = "paths"
+            text = f"it stands in {taken[path]} as well. Leave one of them out."
+            report.add(f"{where}[{index}]", text, value=path)
+        taken[path] = option
 
 
 def check_module(
-    report: Report, where: str, entry: str, source: Path, excluded: Sequence[str], requirements: str
+    report: Report, where: str, entry: str, folders: Sequence[Path], excluded: Sequence[str], requirements: str
 ) -> None:
-    """Check that the module of a WSGI entry is in the source directory, or comes with the requirements."""
+    """Check that the module of a WSGI entry is in the source directory, or comes with the requirements.
+
+    Args:
+        report: Takes the problem.
+        where: Path of the value.
+        entry: The WSGI entry.
+        folders: Where Python looks for modules: the source directory, and those below it that PYTHONPATH names.
+        excluded: Patterns of what a release does without.
+        requirements: Name of the requirements file.
+    """
+    source = folders[0]
     module = wsgi_module(entry)
     path = module.replace(".", "/")
-    found = next((item for item in (f"{path}.py", f"{path}/__init__.py") if (source / item).is_file()), None)
-    if found or any((source / path).parent.glob(f"{Path(path).name}.*.so")):
-        if pattern := excluding(found or path, excluded):
-            report.add(where, f"releases do without this module: exclude has {pattern}.", value=entry)
-        return
+    for folder in folders:
+        found = next((item for item in (f"{path}.py", f"{path}/__init__.py") if (folder / item).is_file()), None)
+        if found or any((folder / path).parent.glob(f"{Path(path).name}.*.so")):
+            if pattern := excluding((folder / (found or path)).relative_to(source).as_posix(), excluded):
+                report.add(where, f"releases do without this module: exclude has {pattern}.", value=entry)
+            return
     top = module.split(".")[0]
     if not (source / top).is_dir() and installs(source / requirements, top):
         return
@@ -1458,7 +1616,7 @@ def check_module(
     if near:
         hint = f'Did you mean "{parent + "." if parent else ""}{near}:{entry.partition(":")[2]}"?'
     elif (source / "src" / f"{path}.py").is_file() or (source / "src" / path / "__init__.py").is_file():
-        hint = f"It is in src/, and only the top of source is on Python's path: name {source / 'src'} as source."
+        hint = "It is in src/, and only the top of source is on Python's path. Set environment: {PYTHONPATH: src}."
     else:
         hint = f"Looked in {source}" + (
             f", which has {', '.join(known[:8])}." if known else ", which has no module at all."

@@ -5,17 +5,20 @@ A digest depends on names, contents and execute bits alone: two clones of the sa
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import fnmatch
 import hashlib
 import io
 import json
 import os
 import posixpath
+import re
 import subprocess
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -35,6 +38,29 @@ OF_ANOTHER_REPOSITORY = {
 }
 
 
+# The default branch of the other side: a mirror's own HEAD stays what it was when the mirror was made.
+DEFAULT_BRANCH = "refs/flask-on-metal/HEAD"
+# Over the repository's own .gitattributes, which mean this for archives that are published.
+ATTRIBUTES = "* -export-ignore -export-subst\n"
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+
+
+# What the app alone reads on a host: its secrets may be in it. Flask's folder instance is for what belongs to one host.
+CLOSED = (".env", ".env.*", ".envrc", ".netrc", ".pgpass", "instance/*")
+NOT_CLOSED = ("*.example", "*.sample", "*.template", "*.dist")
+
+# Locks that no build reads, and what makes a requirements file with the same versions out of each.
+LOCKS = {
+    "uv.lock": "uv export --no-dev --no-emit-project --output-file {file}",
+    "poetry.lock": "poetry self add poetry-plugin-export && poetry export --output {file}",
+    "pdm.lock": "pdm export --prod --output {file}",
+    "Pipfile.lock": "pipenv requirements --hash > {file}",
+    "Pipfile": "pipenv lock && pipenv requirements --hash > {file}",
+    "pylock*.toml": "uv venv && uv pip sync {lock} && uv pip freeze > {file}",
+}
+
+
 class SourceError(Exception):
     """The source can't be had; the text says what to do."""
 
@@ -47,6 +73,86 @@ class Entry:
     executable: bool
     link: str | None  # target of a symbolic link
     content: bytes
+
+    @property
+    def mode(self) -> int:
+        """Its mode on a host: readable for all, as NGINX serves static files, unless there may be a secret in it."""
+        own, base = 0o755 if self.executable else 0o644, posixpath.basename(self.name)
+        named = any(fnmatch.fnmatch(name, pattern) for name in (base, self.name) for pattern in CLOSED)
+        example = any(fnmatch.fnmatch(base, pattern) for pattern in NOT_CLOSED)
+        return own & ~0o007 if (named and not example) or b" PRIVATE KEY-----" in self.content[:10_000] else own
+
+
+def check_dependencies(names: Iterable[str], requirements: str, read: Callable[[str], str]) -> None:
+    """Check that a build reads the versions that the source has locked.
+
+    Args:
+        names: The files at the top of the source.
+        requirements: Name of the requirements file, which isn't there.
+        read: Reads a file at the top.
+
+    Raises:
+        SourceError: A lock would be ignored, or the dependencies aren't known without running the source's own code.
+    """
+    present = sorted(names)
+    make = "and add {file} to the source"
+    for pattern, command in LOCKS.items():
+        if lock := next(iter(fnmatch.filter(present, pattern)), None):
+            raise SourceError(
+                f"{lock} isn't read, and {requirements} isn't there: the release would have other versions. Run"
+                f" {command.format(file=requirements, lock=lock)} in the source, {make.format(file=requirements)}"
+            )
+    if "pyproject.toml" not in present:
+        return
+    try:
+        whole = tomllib.loads(read("pyproject.toml"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SourceError(f"the source's pyproject.toml can't be read: {error}") from error
+    project = whole.get("project", {})
+    unlisted = not project or "dependencies" in project.get("dynamic", ()) or "poetry" in whole.get("tool", {})
+    if unlisted and "dependencies" not in project:
+        raise SourceError(
+            f"pyproject.toml doesn't list its dependencies in [project], and {requirements} isn't there: only its build"
+            f" could tell them, which isn't run. Write them there, or into {requirements}"
+        )
+
+
+INCLUDE = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)")
+FIND_LINKS = re.compile(r"\s*(?:-f|--find-links)[\s=]*([^\s/:]\S*)")
+LOCAL_PATH = re.compile(
+    r"\s*(?:[\w.-]+(?:\[[^]]*\])?\s*@\s*)?(?:file:(?!/))?(\.{1,2}(?:/\S*|\[\S*)?|[^\s:@/-][^\s:@]*\.whl)(?:\s|;|$)"
+)
+
+
+def check_requirements(name: str, read: Callable[[str], str | None], seen: frozenset[str] = frozenset()) -> None:
+    """Check that what a requirements file and those that it includes name can be found on a host.
+
+    Args:
+        name: The file, below the source.
+        read: Reads a file of the source; None for one that isn't there.
+        seen: The files on the way here.
+
+    Raises:
+        SourceError: A line names a path of the source, with the file and the line.
+    """
+    text = read(name) or ""
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{name}, line {number}: "
+        # A file with hashes is installed as it is, where it is; of any other the install has only what was resolved.
+        if (found := FIND_LINKS.match(line)) and "://" not in found[1] and "--hash=" not in text:
+            raise SourceError(
+                f"{where}--find-links {found[1]} is a folder of the source, which isn't looked through. Name the URL"
+                " of a page of wheels, or an index by --extra-index-url"
+            )
+        if found := LOCAL_PATH.match(line):
+            raise SourceError(
+                f"{where}{found[1]} is a path, and packages aren't taken from the source. Name it as the index has it,"
+                " or by the URL of a wheel, as in name @ https://…. What is imported from the source needs no line"
+            )
+        if found := INCLUDE.match(line):
+            included = posixpath.normpath(posixpath.join(posixpath.dirname(name), found[1]))
+            if included not in seen:
+                check_requirements(included, read, seen | {name, included})
 
 
 def leads_out(name: str, link: str) -> bool:
@@ -84,7 +190,17 @@ class Source:
             SourceError: it isn't there or can't be read.
         """
         found = {"directory": self._directory_entries, "git": self._git_entries}.get(self.kind)
+        if absent := sorted(name for name in self._submodules() if not self._excluded(name)):
+            raise SourceError(
+                f"the submodule {absent[0]} isn't in the source: git has only its address there. Name a directory as"
+                " source in which git submodule update --init --recursive has brought it, or exclude it"
+            )
         for entry in found() if found else ():
+            if entry.content.startswith(LFS_POINTER):
+                raise SourceError(
+                    f"the file {entry.name} of the source is in Git LFS, and only its pointer is there. Name a"
+                    " directory as source in which git lfs pull has brought it, or exclude it"
+                )
             if entry.link is not None and leads_out(entry.name, entry.link):
                 raise SourceError(
                     f"the link {entry.name} of the source leads out of it, to {entry.link}, which isn't there on a"
@@ -122,6 +238,20 @@ class Source:
             except OSError as error:
                 raise SourceError(f"the source's file {path} can't be read: {error.strerror}") from error
 
+    def _submodules(self) -> list[str]:
+        """List the submodules that the source lacks."""
+        if self.kind == "git":
+            folder, commit = self._git_commit
+            tree = self._git("ls-tree", "-r", "-z", commit, folder=folder).decode(errors="surrogateescape")
+            return [line.partition("\t")[2] for line in tree.split("\0") if line.startswith("160000 ")]
+        root = Path(self.text)
+        try:
+            named = (root / ".gitmodules").read_text(errors="replace") if self.kind == "directory" else ""
+        except OSError:
+            return []
+        paths = re.findall(r"^\s*path\s*=\s*(.+?)\s*$", named, re.MULTILINE)
+        return [path for path in paths if not (root / path).is_dir() or not any((root / path).iterdir())]
+
     def _git(self, *words: str, folder: Path | None = None) -> bytes:
         where = ["-C", str(folder)] if folder else []
         # Inside a Git hook these name the operator's own repository.
@@ -138,19 +268,34 @@ class Source:
     def _git_commit(self) -> tuple[Path, str]:
         # Asked once: a branch that moves meanwhile would give a digest of one commit and the name of another.
         folder = self.cache.expanduser() / hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Each host of a run comes here, and other runs: git itself can't fetch twice at once.
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return folder, self._commit_in(folder)
+
+    def _commit_in(self, folder: Path) -> str:
         if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
             # Beside first: half a clone is not taken for a whole one.
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as beside:
                 self._git("clone", "--quiet", "--mirror", "--", self.text, f"{beside}/clone")
                 Path(beside, "clone").rename(folder)
-        else:
-            self._git("fetch", "--quiet", "--prune", folder=folder)
+        (folder / "info").mkdir(exist_ok=True)
+        (folder / "info" / "attributes").write_text(ATTRIBUTES)
+        if re.fullmatch("[0-9a-f]{40}", self.version):
+            with contextlib.suppress(SourceError):  # not there yet
+                return self._resolved(self.version, folder)
+        self._git(
+            "fetch", "--quiet", "--prune", "origin", "+refs/*:refs/*", f"+HEAD:{DEFAULT_BRANCH}", folder=folder
+        )  # fmt: skip
+        return self._resolved(DEFAULT_BRANCH if self.version == "HEAD" else self.version, folder)
+
+    def _resolved(self, version: str, folder: Path) -> str:
         try:
-            commit = self._git("rev-parse", "--verify", "--quiet", f"{self.version}^{{commit}}", folder=folder)
+            commit = self._git("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}", folder=folder)
         except SourceError:
             raise SourceError(f"{self.text} has no branch, tag or commit {self.version!r}") from None
-        return folder, commit.decode().strip()
+        return commit.decode().strip()
 
     def _git_entries(self) -> Iterator[Entry]:
         folder, commit = self._git_commit
@@ -179,6 +324,45 @@ class Source:
         """Say the version in words: a commit, a requirement, or nothing for a directory."""
         return {"git": lambda: self._git_commit[1], "requirement": lambda: self.text}.get(self.kind, str)()
 
+    def check(self, requirements: str, static: Iterable[str]) -> None:
+        """Check what of the source the options name, and that its lock isn't ignored.
+
+        Raises:
+            SourceError: It isn't there, or wouldn't be read.
+        """
+        if self.kind == "requirement":
+            return
+        files = {entry.name: entry.content for entry in self.entries()}
+        if requirements not in files:
+            top = [name for name in files if "/" not in name]
+            check_dependencies(top, requirements, lambda name: files[name].decode())
+            if "pyproject.toml" not in top:
+                raise SourceError(
+                    f"the source has neither {requirements} nor pyproject.toml. Make one, if only an empty one"
+                )
+        else:
+            check_requirements(
+                requirements, lambda name: files[name].decode(errors="replace") if name in files else None
+            )
+        for folder in static:
+            if not any(name.startswith(f"{folder.rstrip('/')}/") for name in files):
+                raise SourceError(f"the folder {folder}, which static names, isn't in the source")
+
+    def left_out(self) -> list[str]:
+        """List the files of Flask's folder instance that exclude leaves out: an app reads its configuration there."""
+        if not self._excluded("instance"):
+            return []
+        if self.kind == "git":
+            folder, commit = self._git_commit
+            said = self._git("ls-tree", "-r", "-z", "--name-only", commit, "instance/", folder=folder)
+            names = said.decode(errors="surrogateescape").rstrip("\0").split("\0") if said else []
+        elif self.kind == "directory":
+            root = Path(self.text)
+            names = [path.relative_to(root).as_posix() for path in (root / "instance").rglob("*") if path.is_file()]
+        else:
+            names = []
+        return sorted(name for name in names if not self._excluded(name.partition("/")[2]))
+
     def requires_python(self) -> str:
         """Read which interpreters the source's pyproject.toml asks for, as a specifier (PEP 440); empty for any."""
         text = next((entry.content for entry in self.entries() if entry.name == "pyproject.toml"), b"")
@@ -189,7 +373,7 @@ class Source:
         return str(project.get("requires-python", ""))
 
     def write_archive(self, path: Path, time: int) -> None:
-        """Write the contents as code.tar.gz, without owners; readable for all, as code of a release is.
+        """Write the contents as code.tar.gz, without owners; readable for all but what may be secret.
 
         All files bear the one time (Unix, seconds). NGINX makes a static file's ETag of its time and size: each release
         must have another one, and all hosts the same.
@@ -197,7 +381,7 @@ class Source:
         with tarfile.open(path, "w:gz", compresslevel=1) as archive:
             for entry in self.entries():
                 member = tarfile.TarInfo(entry.name)
-                member.mode, member.mtime = 0o755 if entry.executable else 0o644, time
+                member.mode, member.mtime = entry.mode, time
                 if entry.link is not None:
                     member.type, member.linkname = tarfile.SYMTYPE, entry.link
                 member.size = len(entry.content)

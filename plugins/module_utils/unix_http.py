@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ansible.module_utils.addresses import host_form
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -43,7 +45,7 @@ class UnixConnection(http.client.HTTPConnection):
 
     def __init__(self, path: Path, host: str, seconds: float) -> None:
         """Note where to connect; `seconds` is the time for all of it."""
-        super().__init__(host, timeout=seconds)
+        super().__init__(host_form(host), timeout=seconds)  # IPv6: its end isn't a port
         self.path, self.end = path, time.monotonic() + seconds
 
     def connect(self) -> None:

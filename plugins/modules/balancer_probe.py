@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.addresses import host_form
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.unix_http import Answer, exchange, until_good
 
@@ -54,7 +55,7 @@ class PeerConnection(http.client.HTTPConnection):
 
     def __init__(self, peer: str, host: str, certificates: Path, seconds: float) -> None:
         """Note where to connect; `seconds` is the time for each step of it."""
-        super().__init__(host, timeout=seconds)
+        super().__init__(host_form(host), timeout=seconds)  # IPv6: its end isn't a port
         self.address, _, port = peer.rpartition(":")
         self.peer_port = int(port)
         self.context = ssl.create_default_context(cafile=str(certificates / "authority.pem"))

@@ -109,7 +109,8 @@ class Build:
             write_atomically(path, text + "\n", 0o644)
         self.uv(
             "pip", "compile", "--python", "/usr/bin/python3", "--generate-hashes", "--no-build", "--no-annotate",
-            "--no-header", "--output-file", str(self.lock), str(path),
+            # The install finds what this has found: by the indexes that the app's file names.
+            "--no-header", "--emit-index-url", "--emit-find-links", "--output-file", str(self.lock), str(path),
         )  # fmt: skip
         write_atomically(self.lock, head + (read_text(self.lock) or ""), 0o644)
         return self.lock

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+import shutil
+import stat
 import tarfile
 from pathlib import Path
 
@@ -42,21 +45,42 @@ EXAMPLES = r"""
 """
 
 
+# What keeps an empty folder in a repository; option_check has them too.
+PLACEHOLDERS = {".gitkeep", ".keep", ".gitignore"}
+# A path that ends so is a file, and the app makes it.
+FILE = re.compile(
+    r".*[^/]\.(db3?|sqlite3?|json|toml|ya?ml|ini|cfg|conf|env|txt|log|csv|xml|pem|key|lock|pid|pickle|pkl)",
+    re.IGNORECASE,
+)
+
+
+def is_in_use(path: Path) -> bool:
+    """Tell whether the source has more at a path than empty folders and what keeps them in a repository."""
+    if path.is_symlink() or path.is_file():
+        return not (path.name in PLACEHOLDERS and not path.is_symlink())
+    return path.is_dir() and any(map(is_in_use, path.iterdir()))
+
+
 def share(module: AnsibleModule, release: Release, name: str) -> None:
     """Make a path of the code a link to what outlives the release; the first release makes it as a folder.
 
     What the source has there is refused unless it is an empty folder: it would be hidden without a word.
     """
     link, kept = release.folder / "code" / name, release.app.folder / "shared" / name
-    if link.is_symlink() or link.is_file() or (link.is_dir() and any(link.iterdir())):
+    if is_in_use(link):
         module.fail_json(
             msg=f"the source has {name}, which is to be shared among releases (option shared): exclude it, or take it"
             " out of shared"
         )
+    folders = [path.relative_to(link) for path in link.rglob("*") if path.is_dir()]
     if link.is_dir():
-        link.rmdir()
+        shutil.rmtree(link)
     link.parent.mkdir(parents=True, exist_ok=True)
-    make_folder(release, kept)
+    if FILE.fullmatch(name):
+        make_folder(release, kept.parent)
+    else:
+        for folder in (kept, *(kept / inner for inner in folders)):
+            make_folder(release, folder)
     link.symlink_to(kept)
 
 
@@ -82,6 +106,16 @@ def make_folder(release: Release, folder: Path) -> None:
             handle = below
     finally:
         os.close(handle)
+
+
+def close(release: Release) -> None:
+    """Give what is not for everybody to the app's group: the archive has no owners, and the app has to read it."""
+    group = pwd.getpwnam(release.app.name).pw_gid
+    for folder, _, names in os.walk(release.folder / "code"):
+        for path in (Path(folder, name) for name in names):
+            state = path.lstat()
+            if stat.S_ISREG(state.st_mode) and not state.st_mode & stat.S_IROTH:
+                os.chown(path, -1, group, follow_symlinks=False)
 
 
 def main() -> None:
@@ -110,6 +144,10 @@ def main() -> None:
                     archive.extractall(code)  # made by our own action a moment ago
         except (tarfile.TarError, OSError) as error:
             module.fail_json(msg=f"the source can't be unpacked: {error}")
+    try:
+        close(release)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename} can't be given to the app's group: {error.strerror}")
     try:
         for name in module.params["shared"]:
             share(module, release, name)

@@ -42,7 +42,7 @@ def test_a_release_that_the_second_host_refuses_is_nobodys(installation: Install
 
 
 def test_a_host_that_was_away_gets_what_the_others_serve(installation: Installation) -> None:
-    installation.variables["page_size"] = 31
+    installation.variables["page_size"] = "31"
     run = installation.playbook("deploy.yml", app="newsboard", limit="web1")
     assert run.status == 0, run.output
     before = installation.releases()

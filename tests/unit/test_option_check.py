@@ -102,7 +102,12 @@ def evaluator(variables: dict[str, Any], encrypted: tuple[str, ...] = ()) -> Eva
                 raise CannotEvaluate(f"'{name}' is undefined")
         return re.sub(r"\{\{ *(\w+) *\}\}", lambda match: str(variables[match[1]]), value)
 
-    return Evaluator(variables, evaluate, lambda value: value in encrypted if isinstance(value, str) else False)
+    return Evaluator(
+        variables,
+        evaluate,
+        lambda value: value in encrypted if isinstance(value, str) else False,
+        written=lambda value: option_check.Written("apps.yml, line 7", str(value)),
+    )
 
 
 def problems(variables: dict[str, Any], encrypted: tuple[str, ...] = ()) -> list[str]:
@@ -190,6 +195,8 @@ APP: list[tuple[dict[str, Any], str, str]] = [
     ({"wsgi": "newsbord:app"}, 'wsgi (newsboard) = "newsbord:app"', 'Did you mean "newsboard:app"?'),
     ({"wsgi": "newsboard.wbe:app"}, "flask_apps[0].wsgi", 'Did you mean "newsboard.web:app"?'),
     ({"wsgi": "inner:app"}, "flask_apps[0].wsgi", "It is in src/"),
+    ({"wsgi": "inner:app", "environment": {"PYTHONPATH": "/src"}}, "flask_apps[0].wsgi", "It is in src/"),
+    ({"wsgi": "inner:app", "environment": {"PYTHONPATH": "src"}, "exclude": ["src"]}, "wsgi", "exclude has src"),
     ({"wsgi": "entirely_other:app"}, "flask_apps[0].wsgi", "which has newsboard, tests, wsgi."),
     ({"wsgi": "tests:app"}, "flask_apps[0].wsgi", "exclude has tests"),
     # wsgi
@@ -237,7 +244,11 @@ APP: list[tuple[dict[str, Any], str, str]] = [
     ({"shared": ["uploads/*"]}, "flask_apps[0].shared[0]", "no pattern"),
     ({"shared": ["a", "b", "a"]}, "flask_apps[0].shared[2]", "flask_apps[0].shared[0] is the same"),
     ({"shared": ["a/b", "c", "a"]}, "flask_apps[0].shared[0]", "below flask_apps[0].shared[2], which brings it along"),
-    ({"shared": ["newsboard"]}, 'shared[0] (newsboard) = "newsboard"', "or take it out of shared. It has newsboard/__"),
+    (
+        {"shared": ["newsboard"], "static": {}},
+        'shared[0] (newsboard) = "newsboard"',
+        "or take it out of shared. It has newsboard/__",
+    ),
     ({"shared": ["wsgi.py"]}, "flask_apps[0].shared[0]", "the link would hide. Exclude it"),
     ({"shared": ["wsgi.py/deep"]}, "flask_apps[0].shared[0]", "It has wsgi.py."),
     ({"sqlite": ["/srv/newsboard/shared/news.db"]}, "flask_apps[0].sqlite[0]", 'Write "news.db".'),
@@ -335,6 +346,51 @@ def test_unusual_but_good_values_pass(source: Path, change: dict[str, Any]) -> N
     assert problems(variables) == []
 
 
+def test_the_hint_for_a_src_layout_leads_to_an_entry_that_is_right(source: Path) -> None:
+    variables = good(source)
+    app = variables["flask_apps"][0]
+    app["wsgi"] = "inner:app"
+    (found,) = problems(variables)
+    (hint,) = re.findall(r"Set (environment: \{.*\})\.", found)
+    app |= yaml.safe_load(hint)
+    assert problems(variables) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("./wheels/a-1.0-py3-none-any.whl", "./wheels/a-1.0-py3-none-any.whl is a path"),
+        ("wheels/a-1.0-py3-none-any.whl", "wheels/a-1.0-py3-none-any.whl is a path"),
+        ("a @ ./wheels/a-1.0-py3-none-any.whl ; python_version > '3'", "is a path"),
+        ("a[b] @ file:wheels/a-1.0-py3-none-any.whl", "is a path"),
+        (".", ". is a path"),
+        (".[extra]", "is a path"),
+        ("../library", "../library is a path"),
+        ("--find-links wheels", "--find-links wheels is a folder of the source"),
+        ("-f ./wheels", "--find-links ./wheels is a folder of the source"),
+        ("--find-links=wheels", "--find-links wheels is a folder of the source"),
+        ("--find-links https://wheels.example.org/", ""),
+        ("--find-links /opt/wheels", ""),
+        ("--extra-index-url https://packages.example.org/simple", ""),
+        ("a @ https://wheels.example.org/a-1.0-py3-none-any.whl", ""),
+        ("a @ file:///opt/wheels/a-1.0-py3-none-any.whl", ""),
+        ("/opt/wheels/a-1.0-py3-none-any.whl", ""),
+        ("zope.interface[x]==5 ; python_version > '3'  # ./here", ""),
+    ],
+)
+def test_what_a_host_would_not_find_is_told_with_file_and_line(source: Path, line: str, what: str) -> None:
+    (source / "requirements").mkdir()
+    (source / "requirements.txt").write_text("flask\n-r requirements/base.txt\n")
+    (source / "requirements" / "base.txt").write_text(f"-c ../requirements.txt\n\n{line}\n")
+    found = problems(good(source))
+    assert len(found) == bool(what), found
+    if what:
+        assert (
+            'flask_apps[0].requirements (newsboard) = "requirements.txt": requirements/base.txt, line 3: ' in found[0]
+        )
+        assert what in found[0]
+
+
 def test_a_module_that_a_requirement_brings_needs_no_file(source: Path) -> None:
     variables = good(source)
     variables["flask_apps"][0]["wsgi"] = "news_site:app"
@@ -343,9 +399,68 @@ def test_a_module_that_a_requirement_brings_needs_no_file(source: Path) -> None:
     assert problems(variables) == []
 
 
+PYPROJECT = '[project]\nname = "news"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = []\n'
+
+
 def test_pyproject_stands_in_for_requirements(source: Path) -> None:
-    (source / "requirements.txt").rename(source / "pyproject.toml")
+    (source / "requirements.txt").unlink()
+    (source / "pyproject.toml").write_text(PYPROJECT)
     assert problems(good(source)) == []
+
+
+@pytest.mark.parametrize(
+    ("lock", "command"),
+    [
+        ("uv.lock", "uv export --no-dev --no-emit-project --output-file requirements.txt"),
+        ("poetry.lock", "poetry export --output requirements.txt"),
+        ("pdm.lock", "pdm export --prod --output requirements.txt"),
+        ("Pipfile.lock", "Run pipenv requirements --hash > requirements.txt in the source"),
+        ("Pipfile", "pipenv lock && pipenv requirements --hash > requirements.txt"),
+        ("pylock.toml", "uv pip sync pylock.toml && uv pip freeze > requirements.txt"),
+        ("pylock.prod.toml", "uv pip sync pylock.prod.toml"),
+    ],
+)
+def test_a_lock_that_is_not_read_is_told_with_the_command_that_exports_it(
+    source: Path, lock: str, command: str
+) -> None:
+    variables = good(source)
+    (source / lock).touch()
+    assert problems(variables) == [], "beside a requirements file it is not asked for"
+    (source / "requirements.txt").unlink()
+    for pyproject in ("", PYPROJECT):
+        (source / "pyproject.toml").write_text(pyproject)
+        (found,) = problems(variables)
+        assert f'requirements (newsboard) = "requirements.txt": {lock} isn\'t read' in found
+        assert command in found
+    variables["flask_apps"][0]["exclude"] = [lock]
+    assert problems(variables) == []
+
+
+def test_the_command_that_exports_a_lock_makes_what_is_asked_for(source: Path, tmp_path: Path) -> None:
+    (source / "requirements.txt").unlink()
+    (source / "pyproject.toml").write_text(PYPROJECT)
+    uv = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "UV_OFFLINE": "1"}
+    uv["UV_CACHE_DIR"], uv["UV_PYTHON"] = str(tmp_path / "cache"), sys.executable
+    subprocess.run(["uv", "lock", "--quiet"], cwd=source, env=uv, check=True)
+    (found,) = problems(good(source))
+    (command,) = re.findall(r"Run (.*) in the source", found)
+    subprocess.run(command, shell=True, cwd=source, env=uv, check=True, capture_output=True)
+    assert problems(good(source)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[tool.poetry.dependencies]\n", '[project]\nname = "a"\ndynamic = ["dependencies"]\n',
+     '[project]\nname = "a"\n[tool.poetry.dependencies]\n'],
+)  # fmt: skip
+def test_dependencies_that_only_a_build_could_tell_are_refused(source: Path, text: str) -> None:
+    (source / "requirements.txt").unlink()
+    (source / "pyproject.toml").write_text(text)
+    (found,) = problems(good(source))
+    assert "pyproject.toml doesn't list its dependencies in [project]" in found
+    (source / "pyproject.toml").write_text("[project\n")
+    (found,) = problems(good(source))
+    assert "pyproject.toml can't be read" in found
 
 
 def test_shared_may_be_where_the_source_has_only_what_is_excluded(source: Path) -> None:
@@ -358,7 +473,9 @@ def test_shared_may_be_where_the_source_has_only_what_is_excluded(source: Path) 
     assert problems(variables) == []
     (uploads / "inner").mkdir()
     (uploads / "inner" / ".gitkeep").touch()
-    assert "It has uploads/inner/.gitkeep." in problems(variables)[0]
+    assert problems(variables) == [], "it keeps an empty folder in the repository"
+    (uploads / "inner" / ".gitmark").touch()
+    assert "It has uploads/inner/.gitmark." in problems(variables)[0]
     app["exclude"] = ["__pycache__", "*.pyc", ".git*"]
     assert problems(variables) == []
     app["exclude"] = ["uploads"]
@@ -425,6 +542,28 @@ def test_a_hook_that_is_no_file_is_told(source: Path) -> None:
     (source.parent / "latin.yml").write_bytes(b"- name: caf\xe9\n")
     variables["flask_apps"][0]["hooks"] = {"before_migrate": f"{source.parent}/latin.yml"}
     assert "it isn't YAML" in problems(variables)[0]
+
+
+@pytest.mark.parametrize("shared", ["newsboard/static", "newsboard/static/uploads", "newsboard"])
+def test_what_the_app_writes_is_not_for_nginx_to_serve(source: Path, shared: str) -> None:
+    variables = good(source)
+    app = variables["flask_apps"][0]
+    app["shared"], app["exclude"] = [shared], ["newsboard/nothing"]
+    (source / "newsboard" / "static" / ".gitkeep").touch()
+    told = [text for text in problems(variables) if "static" in text.partition(" (newsboard)")[0]]
+    assert len(told) == 1, problems(variables)
+    assert 'flask_apps[0].static["/static/"] (newsboard) = "newsboard/static": a shared folder is in it' in told[0]
+    assert "each file there would be a 403. Take it out of static, and have the app send the files." in told[0]
+    assert told[0].endswith(f"The shared folder is {shared}.")
+    app["shared"] = ["newsboard/static-uploads", "static"]
+    assert problems(variables) == []
+
+
+def test_static_files_of_a_requirement_are_the_apps_to_serve(source: Path) -> None:
+    variables = good(source)
+    variables["flask_apps"][1]["static"] = {"/static/": "newsboard/static"}
+    (found,) = problems(variables)
+    assert 'flask_apps[1].static["/static/"] (second): the source is a requirement, and has no folders' in found
 
 
 # --- certificates of the operator's own
@@ -587,7 +726,8 @@ def test_what_follows_from_facts_is_left_to_the_role(source: Path) -> None:
             raise CannotEvaluate("object of type 'dict' has no attribute 'x'")
         return value
 
-    report, options = option_check.check_host(ROLES, Evaluator(variables, evaluate))
+    as_written = evaluator(variables).written
+    report, options = option_check.check_host(ROLES, Evaluator(variables, evaluate, written=as_written))
     apps: Any = options["flask_apps"]
     assert report.problems == []
     assert apps[0]["processes"] is UNUSABLE
@@ -870,6 +1010,73 @@ flask_apps:
 """
 
 
+NUMBERS = """
+pin: 0012
+shop: {zip: 01234, size: 30}
+flask_app_build_environment: {A: 1_0}
+nginx_headers: {X-A: 017}
+flask_apps:
+  - name: newsboard
+    domains: [news.example.org]
+    source: "{{ inventory_dir }}/../app"
+    wsgi: newsboard:create_app()
+    max_body: 0100
+    harakiri: "{{ shop.size * 2 }}"
+    headers: {X-B: 8}
+    environment:
+      ZIP: 01234
+      OPENS_AT: 22:30
+      API_VERSION: 1.10
+      ADDRESS: "{{ shop['zip'] }} Copenhagen"
+      COMPUTED: "{{ shop.size + 1 }}"
+      PARSED: "{{ ('[1.10]' | from_json)[0] }}"
+      PORT: 8080  # as it is written
+      RATIO: 0.5
+      SIZE: "{{ shop.size }}"
+      PAGES: "{{ shop.size }} pages"
+      NEGATIVE: -7
+      MADE_TEXT: "{{ (shop.size + 1) | string }}"
+    secrets: {PIN: 0012, THROUGH: "{{ pin }}", SEALED: "{{ sealed }}", RIGHT: "{{ sealed_right }}", QUOTED: "0012"}
+"""
+
+
+def test_a_number_passes_as_text_only_as_it_was_written(play: Play, source: Path, tmp_path: Path) -> None:
+    sealed = "# a comment\nsealed: 0012\nsealed_right: 12\n"
+    vault = VaultLib([("default", VaultSecret(b"a password"))])
+    (tmp_path / "sealed.yml").write_bytes(vault.encrypt(sealed))
+    outcome = play(INVENTORY, NUMBERS, "-e", f"@{tmp_path}/sealed.yml", "--limit", "web1")
+    assert outcome.connections == ""
+    told = {
+        match[1]: match[0].strip()
+        for match in re.finditer(r"^ *- ((?:flask_app|nginx_|host_)\S+?):? .*", outcome.text, re.MULTILINE)
+    }
+    app = "flask_apps[0]"
+    assert sorted(told) == sorted(
+        ["flask_app_build_environment.A", "nginx_headers.X-A", f"{app}.max_body"]
+        + [f"{app}.environment.{name}" for name in ("ZIP", "OPENS_AT", "API_VERSION", "ADDRESS", "COMPUTED", "PARSED")]
+        + [f"{app}.secrets.{name}" for name in ("PIN", "THROUGH", "SEALED")]
+    )
+    place = f"{tmp_path}/inventory/group_vars/all.yml, line"
+    for name, number, line in ("ZIP", "01234 is read as 668", 15), ("API_VERSION", "1.10 is read as 1.1", 17):
+        text = told[f"{app}.environment.{name}"]
+        assert f'put it in quotes, as in "0123". It stands in {place} {line}. {number}.' in text
+    assert "22:30 is read as 1350." in told[f"{app}.environment.OPENS_AT"]
+    assert f"{place} 3. 01234 is read as 668." in told[f"{app}.environment.ADDRESS"]
+    assert "ends with | string" in told[f"{app}.environment.COMPUTED"]
+    # What a secret is, is not told: its place is.
+    assert told[f"{app}.secrets.PIN"].endswith(f"It stands in {place} 27.")
+    assert told[f"{app}.secrets.THROUGH"].endswith(f"It stands in {place} 2.")
+    assert told[f"{app}.secrets.SEALED"].endswith(f"It stands in {tmp_path}/sealed.yml, line 2.")
+
+
+def test_a_number_of_unknown_origin_needs_quotes(source: Path) -> None:
+    variables = good(source)
+    report, _ = option_check.check_host(ROLES, Evaluator(variables, lambda value: value))
+    found = "\n".join(str(problem) for problem in report.problems)
+    assert found.count("put it in quotes") == 3
+    assert "flask_apps[0].environment.WORKERS (newsboard) = 3: it must be text" in found
+
+
 def test_a_good_run_goes_on_to_the_hosts(play: Play, source: Path) -> None:
     outcome = play(INVENTORY, GOOD.format(secret=SECRET), "-v")
     assert "The options of 2 hosts are right." in outcome.text
@@ -1014,6 +1221,25 @@ def test_kept_pages_have_paths_that_nginx_asks_the_app_for(
     joined = "\n".join(found)
     for text in texts:
         assert joined.count(text) >= texts.count(text), joined
+
+
+@pytest.mark.parametrize(
+    ("paths", "text"),
+    [
+        (["/a", "/b/*", "/a"], 'idempotent[2] (newsboard) = "/a": it stands in idempotent as well.'),
+        (["/a/*", "/a/*"], "idempotent[1] (newsboard)"),
+        (["/*"], 'idempotent[0] (newsboard) = "/*": it is every path of the app.'),
+        (["/a", "/a*", "/"], ""),
+    ],
+)
+def test_posts_that_may_arrive_twice_have_paths_that_balancers_can_tell_apart(
+    source: Path, paths: list[str], text: str
+) -> None:
+    variables = good(source)
+    variables["flask_apps"][0]["idempotent"] = paths
+    found = problems(variables)
+    assert len(found) == bool(text)
+    assert text in "".join(found)
 
 
 def test_pages_to_forget_are_paths(source: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -430,6 +431,56 @@ def test_what_is_shared_already_stays_as_it_is(app: App, fetch: ModuleType, fake
     assert owner(shared / "uploads") == owner(shared / "instance") == owner(shared / "instance" / "news.db") == (0, 0)
 
 
+def test_what_is_not_for_everybody_is_the_apps_to_read(app: App, fetch: ModuleType, tmp_path: Path) -> None:
+    release, code, _ = with_code(app)
+    (code / "instance").mkdir()
+    outside = tmp_path / "outside"
+    for path, mode in ((code / ".env", 0o640), (code / "instance" / "config.py", 0o640), (code / "app.py", 0o644)):
+        path.touch()
+        path.chmod(mode)
+    outside.touch()
+    outside.chmod(0o600)
+    (code / "link").symlink_to(outside)
+    before = owner(outside)
+    fetch.close(release)
+    mine = owner(code)
+    assert owner(code / ".env") == owner(code / "instance" / "config.py") == (mine[0], ACCOUNT[1])
+    assert owner(code / "app.py") == mine
+    assert owner(outside) == before
+
+
+def test_what_keeps_an_empty_folder_in_a_repository_gives_way(app: App, fetch: ModuleType, fake_module: Any) -> None:
+    release, code, shared = with_code(app)
+    for name in ("uploads/.gitkeep", "uploads/large/photos/.keep", "uploads/small/.gitignore"):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).touch()
+    fetch.share(fake_module(), release, "uploads")
+    assert (code / "uploads").readlink() == shared / "uploads"
+    # The app counts on its folders, and the next release finds them there.
+    found = sorted(path.relative_to(shared).as_posix() for path in shared.rglob("*"))
+    assert found == ["uploads", "uploads/large", "uploads/large/photos", "uploads/small"]
+    assert {owner(shared / name) for name in found} == {ACCOUNT}
+
+
+@pytest.mark.parametrize("name", ["data.db", "instance/news.sqlite3", "settings.JSON"])
+def test_a_shared_file_is_the_apps_to_make(app: App, fetch: ModuleType, fake_module: Any, name: str) -> None:
+    release, code, shared = with_code(app)
+    fetch.share(fake_module(), release, name)
+    assert (code / name).readlink() == shared / name and not (shared / name).exists()
+    with contextlib.closing(sqlite3.connect(code / name)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE posts (id)")
+        assert (shared / f"{name}-wal").exists()
+    assert (shared / name).is_file() and (code / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", [".well-known", "v1.2", "example.org", "conf.d", "db", "a.db/inner"])
+def test_a_shared_folder_may_have_a_dot_in_its_name(app: App, fetch: ModuleType, fake_module: Any, name: str) -> None:
+    release, _, shared = with_code(app)
+    fetch.share(fake_module(), release, name)
+    assert (shared / name).is_dir()
+
+
 def test_an_empty_folder_of_the_source_gives_way(app: App, fetch: ModuleType, fake_module: Any) -> None:
     release, code, shared = with_code(app)
     (code / "uploads").mkdir()
@@ -440,12 +491,13 @@ def test_an_empty_folder_of_the_source_gives_way(app: App, fetch: ModuleType, fa
 @pytest.mark.parametrize(
     "make",
     [
-        lambda path: (path.mkdir(), (path / ".keep").touch()),
+        lambda path: (path.mkdir(), (path / "photo").touch()),
+        lambda path: ((path / "a").mkdir(parents=True), (path / "a" / ".gitkeep").symlink_to("x")),
         lambda path: path.touch(),
         lambda path: path.symlink_to("nowhere"),
         lambda path: path.symlink_to("."),
     ],
-    ids=["a folder with a file", "a file", "a link to nothing", "a link to a folder"],
+    ids=["a folder with a file", "a folder with a link", "a file", "a link to nothing", "a link to a folder"],
 )
 def test_what_the_source_has_at_a_shared_path_is_refused_and_stays(
     app: App, fetch: ModuleType, fake_module: Any, module_failed: Any, make: Callable[[Path], object]
@@ -863,12 +915,22 @@ def drip(client: socket.socket) -> None:
         time.sleep(0.02)
 
 
-def test_a_good_answer_is_told_with_its_text(served: Any) -> None:
+@pytest.mark.parametrize(
+    ("host", "header"),
+    [
+        ("[2001:db8::7]", b"[2001:db8::7]"),
+        ("2001:db8::7", b"[2001:db8::7]"),
+        ("2001:DB8::cafe", b"[2001:db8::cafe]"),
+        ("192.0.2.7", b"192.0.2.7"),
+        ("news.example.org", b"news.example.org"),
+    ],
+)
+def test_a_good_answer_is_told_with_its_text(served: Any, host: str, header: bytes) -> None:
     found = served(GOOD)
-    answer = ask(found.path, "[2001:db8::7]", "/status?x=1", 5)
+    answer = ask(found.path, host, "/status?x=1", 5)
     assert (answer.good, answer.status, answer.text) == (True, 200, "Alive")
     request = found.server.requests[0]
-    assert request.startswith(b"GET /status?x=1 HTTP/1.1\r\n") and b"\r\nHost: [2001:db8::7]\r\n" in request
+    assert request.startswith(b"GET /status?x=1 HTTP/1.1\r\n") and b"\r\nHost: %b\r\n" % header in request
 
 
 @pytest.mark.parametrize("status", [204, 301, 404, 500, 503])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils import release_source
 from ansible.module_utils.release_source import Source, SourceError, input_digest, keyed_digest, leads_out, time_of
 
+ROOT = Path(__file__).resolve().parents[2]
 EXCLUDE = (".git", "venv", "__pycache__", "*.pyc")
 
 
@@ -140,6 +143,75 @@ def test_an_archive_brings_the_same_source_to_the_host(app: Path, tmp_path: Path
     assert of(tmp_path / "host").digest() == of(app).digest()
 
 
+KEY = "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mode"),
+    [
+        (".env", "TOKEN=abc\n", "0o640"),
+        ("pages/.env", "", "0o640"),
+        (".env.production", "", "0o640"),
+        (".env.example", "", "0o644"),
+        (".envoy", "", "0o644"),
+        (".netrc", "", "0o640"),
+        ("instance/config.py", "SECRET_KEY = 'x'\n", "0o640"),
+        ("pages/instance/x", "", "0o644"),
+        ("tls/server.pem", f"-----BEGIN CERTIFICATE-----\n{KEY}", "0o640"),
+        ("tls/chain.pem", "-----BEGIN CERTIFICATE-----\n", "0o644"),
+        ("settings.py", "", "0o644"),
+    ],
+)
+def test_what_may_hold_a_secret_is_not_for_every_account_of_a_host(
+    app: Path, tmp_path: Path, name: str, text: str, mode: str
+) -> None:
+    (app / name).parent.mkdir(parents=True, exist_ok=True)
+    (app / name).write_text(text)
+    of(app).write_archive(tmp_path / "code.tar.gz", 1)
+    with tarfile.open(tmp_path / "code.tar.gz") as archive:
+        assert oct(archive.getmember(name).mode) == mode
+    (app / name).chmod(0o700)
+    of(app).write_archive(tmp_path / "code.tar.gz", 1)
+    with tarfile.open(tmp_path / "code.tar.gz") as archive:
+        assert oct(archive.getmember(name).mode) == {"0o640": "0o750", "0o644": "0o755"}[mode]
+
+
+def run_release_source(app: Path, folder: Path, **more: object) -> str:
+    """Work out the id of a release by a real run, and return what it says."""
+    entry = {"name": "news", "source": str(app), "requirements": "requirements.txt", "environment": {}, "secrets": {}}
+    playbook = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"release_source": {"app": entry | more}}]}]
+    (folder / "play.yml").write_text(yaml.safe_dump(playbook))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", folder / "play.yml"],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def test_what_is_left_out_of_the_folder_instance_is_told(repository: Repository, tmp_path: Path) -> None:
+    spec = yaml.safe_load((ROOT / "roles/flask_app/meta/argument_specs.yml").read_text())["argument_specs"]["main"]
+    default = spec["options"]["flask_apps"]["options"]["exclude"]["default"]
+    app = repository.folder
+    (app / "requirements.txt").touch()
+    more = {"version": "", "exclude": default, "static": {}}
+    assert "without" not in run_release_source(app, tmp_path, **more)
+    (app / "instance" / "__pycache__").mkdir(parents=True)
+    (app / "instance" / "__pycache__" / "config.pyc").touch()
+    assert of(app).left_out() == Source.parse(str(app), exclude=tuple(default)).left_out() == []
+    (app / "instance" / "config.py").touch()
+    repository.commit()
+    told = run_release_source(app, tmp_path, **more)
+    assert "news: the release is made without instance/config.py of the source, as exclude has instance" in told
+    # Who names it knows.
+    assert "without" not in run_release_source(app, tmp_path, **more | {"exclude": [".git", "instance"]})
+    found = Source("git", repository.source().text, "HEAD", tuple(default), repository.cache)
+    assert found.left_out() == ["instance/config.py"]
+    assert "instance/config.py" in [entry.name for entry in of(app).entries()]
+
+
 def times(app: Path, release_id: str) -> dict[str, int | float]:
     archive = app.parent / f"{release_id}.tar.gz"
     of(app).write_archive(archive, time_of(release_id))
@@ -239,7 +311,7 @@ def test_a_repository_that_is_not_there_is_named_and_leaves_nothing_behind(tmp_p
     source = Source("git", f"file://{tmp_path}/nowhere", "HEAD", (), tmp_path / "cache")
     with pytest.raises(SourceError, match=f"git clone of file://{tmp_path}/nowhere failed: "):
         source.digest()
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_a_run_inside_a_git_hook_reads_the_source_and_not_the_operators_repository(
@@ -248,6 +320,113 @@ def test_a_run_inside_a_git_hook_reads_the_source_and_not_the_operators_reposito
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "another" / "index"))
     assert len(repository.source().described()) == 40
+
+
+def test_what_the_options_name_is_looked_for_in_a_repository(repository: Repository) -> None:
+    def refusal(requirements: str = "requirements.txt", *static: str) -> str:
+        try:
+            repository.source().check(requirements, static)
+        except SourceError as error:
+            return str(error)
+        return ""
+
+    assert "neither requirements.txt nor pyproject.toml" in refusal()
+    (repository.folder / "pyproject.toml").write_text('[project]\nname = "news"\ndependencies = ["flask"]\n')
+    repository.commit()
+    assert refusal() == ""
+    (repository.folder / "uv.lock").touch()
+    repository.commit()
+    assert "uv.lock isn't read, and requirements.txt isn't there" in refusal()
+    (repository.folder / "requirements.txt").touch()
+    repository.commit()
+    assert refusal() == refusal("requirements.txt", "pages", "pages/") == ""
+    assert "the folder page, which static names, isn't in the source" in refusal("requirements.txt", "page")
+
+
+def test_head_is_the_default_branch_of_today(repository: Repository) -> None:
+    assert repository.source().described() == repository.second
+    git(repository.folder, "checkout", "--quiet", "-b", "trunk", "v1")
+    (repository.folder / "app.py").write_text("application = 4\n")
+    moved = repository.commit()
+    assert repository.source().described() == moved
+    git(repository.folder, "branch", "--quiet", "-D", "main")
+    assert repository.source().described() == moved
+    # A checked-out commit without a branch is a default as well.
+    git(repository.folder, "checkout", "--quiet", "v1")
+    assert repository.source().described() == repository.first
+
+
+def test_what_published_archives_do_without_is_in_a_release(repository: Repository) -> None:
+    (repository.folder / ".gitattributes").write_text("pages export-ignore\napp.py export-subst\n")
+    (repository.folder / "app.py").write_text("made_of = '$Format:%H$'\n")
+    repository.commit()
+    assert repository.source().digest() == of(repository.folder).digest()
+    found = {entry.name: entry.content for entry in repository.source().entries()}
+    assert found["app.py"] == b"made_of = '$Format:%H$'\n"
+    assert "pages/größe.html" in found
+
+
+def test_a_submodule_is_named_and_not_lost(repository: Repository, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    git(library, "init", "--quiet")
+    (library / "greeting.py").touch()
+    git(library, "add", "--all")
+    git(library, "commit", "--quiet", "--message=x")
+    git(repository.folder, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "pages/lib")
+    repository.commit()
+    with pytest.raises(SourceError, match="the submodule pages/lib isn't in the source"):
+        repository.source().digest()
+    assert Source("git", repository.source().text, "HEAD", ("lib",), repository.cache).digest()
+    # A directory has it where it is checked out, and not where the clone came without.
+    assert "pages/lib/greeting.py" in [entry.name for entry in of(repository.folder).entries()]
+    git(tmp_path, "clone", "--quiet", str(repository.folder), "clone")
+    with pytest.raises(SourceError, match="the submodule pages/lib isn't in the source"):
+        of(tmp_path / "clone").digest()
+
+
+def test_a_file_of_which_only_the_pointer_is_there_is_named(repository: Repository) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+    (repository.folder / "pages" / "photo.jpg").write_text(pointer)
+    repository.commit()
+    for source in (repository.source(), of(repository.folder)):
+        with pytest.raises(SourceError, match=r"the file pages/photo.jpg of the source is in Git LFS"):
+            source.digest()
+    assert Source.parse(str(repository.folder), exclude=("*.jpg", ".git")).digest()
+
+
+def test_many_at_once_fetch_one_mirror(repository: Repository) -> None:
+    heads = [repository.folder / ".git" / "refs" / "heads" / f"b{number}" for number in range(200)]
+    for head in heads:
+        head.write_text(f"{repository.first}\n")
+    repository.source().described()
+    # Git itself: cannot lock ref, is at … but expected ….
+    for head in heads:
+        head.write_text(f"{repository.second}\n")
+    script = (
+        "import sys, time; sys.path[:0] = [sys.argv[1]]\n"
+        "from pathlib import Path; from release_source import Source\n"
+        "while not Path(sys.argv[3], 'go').exists(): time.sleep(0.001)\n"
+        "print(Source('git', sys.argv[2], 'main', (), Path(sys.argv[3])).described())\n"
+    )
+    words = [sys.executable, "-c", script, str(Path(release_source.__file__).parent), repository.source().text]
+    running = [
+        subprocess.Popen([*words, str(repository.cache)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    time.sleep(1)  # all of them wait
+    (repository.cache / "go").touch()
+    said = [process.communicate() for process in running]
+    assert [err for _, err in said if err] == []
+    assert [out.strip() for out, _ in said] == [repository.second] * 6
+
+
+def test_a_commit_that_is_there_is_not_fetched_again(repository: Repository) -> None:
+    commit = repository.source().described()
+    repository.folder.rename(repository.folder.with_name("away"))
+    assert repository.source(commit).described() == commit
+    with pytest.raises(SourceError, match="git fetch of"):
+        repository.source("main").described()
 
 
 # --- the three forms

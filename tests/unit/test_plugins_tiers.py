@@ -309,6 +309,12 @@ def test_a_web_host_is_asked_for_the_app_by_its_domain_and_health_path(probe: An
     assert web1.asked == [("news.example.org", "/status")]
 
 
+def test_an_app_whose_first_domain_is_an_ipv6_address_is_asked_for_by_it(probe: Any, web_host: Any) -> None:
+    web1 = web_host(200)
+    assert not probe({"web1": web1.address}, apps=[NEWS | {"domains": ["2001:db8::cafe"]}]).get("failed")
+    assert web1.asked == [("[2001:db8::cafe]", "/status")]
+
+
 def test_the_web_host_that_does_not_answer_well_is_named_with_what_it_says(probe: Any, web_host: Any) -> None:
     said = probe({"web1": web_host(200).address, "web2": web_host(503).address}, refusal="Not taken in:")
     assert said["failed"]
