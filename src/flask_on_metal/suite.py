@@ -49,6 +49,8 @@ LAYER_DAYS = 7.0
 """Days after which a layer is made anew, for Debian's updates since."""
 FROM_BARE = ("default",)
 """Scenarios that never begin with a layer."""
+CHECKED_APART = ("database",)
+"""Scenarios with check mode on clean hosts in the full matrix alone; that of web hosts is a step of default."""
 
 USUAL = {
     "layer": (75, 75),
@@ -107,10 +109,13 @@ def scenarios(root: Path = ROOT) -> list[str]:
     return sorted(path.parent.name for path in root.glob("molecule/*/molecule.yml"))
 
 
-def commands(part: str) -> Sequence[Sequence[str]]:
+def commands(part: str, full: bool) -> Sequence[Sequence[str]]:
     """Return the commands of a part, of which the first that fails ends it."""
     # Molecule takes the hosts away at its end, and after a failure as well. Ansible's own lines, not boxed and folded.
-    scenario = (("rm", "-rf", f"build/molecule/{part}"), ("molecule", "test", "--no-command-borders", "-s", part))
+    words = ("--no-command-borders", "-s", part)
+    scenario = [("rm", "-rf", f"build/molecule/{part}"), ("molecule", "test", *words)]
+    if full and part in CHECKED_APART:
+        scenario.insert(1, ("molecule", "check", *words))
     return {"lint": LINT, "unit": UNIT, "layer": LAYER}.get(part, scenario)
 
 
@@ -229,14 +234,14 @@ def aftermath(part: str) -> str:
     return "".join(said)
 
 
-def try_part(part: str, limit: float) -> Outcome:
+def try_part(part: str, full: bool, limit: float) -> Outcome:
     """Run a part; where its time is over, tell what its hosts say, and take them away."""
     log = LOGS / f"{part}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
     begin = time.monotonic()
     state = "passed"
-    for words in commands(part):
+    for words in commands(part, full):
         status = run(words, log, begin + limit)
         if status != 0:
             state = "failed" if status is not None else "out of time"
@@ -276,14 +281,16 @@ def with_layer(parts: Iterable[str], wanted: bool) -> Iterator[str]:
         yield part
 
 
-def suite(parts: Iterable[str], full: bool, patience: float, trying: Callable[[str, float], Outcome] = try_part) -> int:
+def suite(
+    parts: Iterable[str], full: bool, patience: float, trying: Callable[[str, bool, float], Outcome] = try_part
+) -> int:
     """Run parts until one fails, and print the table; pytest's closing lines come last.
 
     Args:
         parts: their names.
         full: whether this is the full matrix.
         patience: how many times its usual time a part has.
-        trying: runs one part, given its name and its limit in seconds.
+        trying: runs one part, given its name, whether in full, and its limit in seconds.
 
     Returns:
         The exit status: 0 where all passed.
@@ -293,7 +300,7 @@ def suite(parts: Iterable[str], full: bool, patience: float, trying: Callable[[s
     for part in with_layer(parts, wanted=bool(layer) and not has_layers(layer)):
         os.environ["FLASK_ON_METAL_LAYER"] = layer if part == "layer" or begins_with_layer(part) else ""
         print(f"\n=== {part} ({time.strftime('%H:%M:%S')})", flush=True)
-        outcomes.append(trying(part, patience * USUAL[part][full]))
+        outcomes.append(trying(part, full, patience * USUAL[part][full]))
         if outcomes[-1].state != "passed":
             break
     last = outcomes[-1]

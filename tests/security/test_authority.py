@@ -238,6 +238,12 @@ def pebble_root(stage: Stage) -> str:
         return str(answer.read().decode())
 
 
+@pytest.mark.full_matrix  # the scenarios default and cluster have it as a step
+def test_second_run_changes_nothing(stage: Stage) -> None:
+    run = stage.ansible.playbook("playbooks/site.yml")
+    assert (run.status, run.changed) == (0, []), run.output
+
+
 def test_first_certificates_are_ones_that_a_client_of_the_authority_trusts(stage: Stage) -> None:
     client = ssl.create_default_context(cadata=pebble_root(stage))
     for name in stage.hosts:

@@ -52,7 +52,7 @@ def test_part_that_is_out_of_time_is_no_failure_of_a_test(tmp_path: Path, monkey
     monkeypatch.setattr(
         suite, "LINT", (("sh", "-c", "echo '1 passed in 0.10s'"), ("sleep", "60"), ("touch", tmp_path / "next"))
     )
-    found = suite.try_part("lint", 0.5)
+    found = suite.try_part("lint", False, 0.5)
     assert (found.state, found.tests, found.closing) == ("out of time", 1, ["1 passed in 0.10s"])
     assert found.share >= 1
     assert not (tmp_path / "next").exists()
@@ -74,7 +74,7 @@ def test_parts_stop_at_the_first_that_fails_and_closing_lines_come_last(capsys: 
     states = {"lint": "passed", "unit": "failed", "default": "passed"}
     tried = []
 
-    def trying(part: str, limit: float) -> suite.Outcome:
+    def trying(part: str, full: bool, limit: float) -> suite.Outcome:
         tried.append((part, limit))
         return outcome(part, state=states[part])
 
@@ -133,6 +133,12 @@ def test_layer_is_used_while_it_is_young_and_its_tree_is_there(tmp_path: Path, m
     os.utime(records[0])
     tree.rmdir()
     assert not suite.has_layers("0123abcd")
+
+
+def test_full_matrix_has_check_mode_where_the_short_form_leaves_it_to_another_scenario() -> None:
+    words = ("molecule", "check", "--no-command-borders", "-s", "database")
+    assert words in suite.commands("database", True)
+    assert words not in suite.commands("database", False)
 
 
 def test_every_part_has_its_usual_time() -> None:
