@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 # Ansible finds a project's module_utils for modules only; this runs on the control node.
@@ -47,14 +46,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return id, begun (Unix time), input and source (digests), described (version in words), requires_python."""
+        """Return id, begun (Unix time), input, source (digests), described (in words), requires_python; or problem."""
         super().run(tmp, task_vars)
         app, key = self._task.args["app"], self._task.args.get("key", "")
         source = Source.parse(app["source"], app["version"], tuple(app["exclude"]))
         try:
             source_digest, described, requires_python = source.digest(), source.described(), source.requires_python()
         except SourceError as error:
-            raise AnsibleActionFail(f"{app['name']}: {error}") from error
+            # Told and not raised: the task runs once for all hosts, and each of them fails by itself then.
+            return {"changed": False, "problem": f"{app['name']}: {error}"}
         options = {name: value for name, value in app.items() if name not in HOW}
         values = keyed_digest(app["name"], {**app["environment"], **app["secrets"]}, key)
         whole = input_digest(source_digest, options, values)
