@@ -45,7 +45,8 @@ class ActionModule(ActionBase):
         if NAME == "release_state":
             state = dict(current="", record={{}}, releases=[], way_back="", withdrawn=[], settled=True)
             facts = dict(cores=2, memory_mb=2048, python="3.13.0", uwsgi="2.0.28")
-            return dict(apps={{app: state for app in args["apps"]}}, host=facts)
+            full = {{app: FAILS.get(f"{{app}} no_room {{host}}", "") for app in args["apps"]}}
+            return dict(apps={{app: dict(state, no_room=full[app]) for app in args["apps"]}}, host=facts)
         if NAME == "release_lock":
             return dict(refused="are locked by another run" if kind else "", held_by="")
         if NAME == "release_abandon":
@@ -146,18 +147,20 @@ def test_the_other_apps_get_their_releases_whatever_one_fails_at(run: Callable[.
             "locked": {},
             "missing": {"source": str(tmp_path / "nowhere")},
             "newer": {"source": str(tmp_path / "newer")},
+            "full": {},
             "hooked": {"hooks": {"after_activate": str(hook)}},
             "good": {},
         },
         {
             "half release_start web1": "it does not import",
             "locked release_lock": "refused",
+            "full no_room web2": "full has no room for a release",
         },
     )
     assert found.status != 0
     for host in ("web1", "web2"):
         assert found.steps("good", host) == WHOLE_WAY, found.text
-        assert found.steps("missing", host) == found.steps("newer", host) == []
+        assert found.steps("missing", host) == found.steps("newer", host) == found.steps("full", host) == []
         assert found.steps("half", host)[-1] == "release_abandon"
         # One text for each host, at the end, with the next commands.
         ending = found.text.partition("TASK [flask_app : No app failed]")[2]
@@ -169,11 +172,13 @@ def test_the_other_apps_get_their_releases_whatever_one_fails_at(run: Callable[.
         "locked: “Lock | no other run has it” failed",
         "missing: “Source of the app can be read” failed",
         "newer: “Interpreter of each host is one that the app takes” failed",
+        "full: “Disks have room for the release” failed",
         "hooked: “After_activate hook” failed",
         "It kept nothing from good.",
         "deploy.yml -e app=half",
     ):
         assert words in ending
+    assert "web2: full has no room for a release" in found.text
     assert "web1 (3.13.0), web2 (3.13.0) have another one" in found.text
     # The summary has all of them, whatever they failed at.
     assert "nothing  unchanged: “Source of the app can be read” failed" in found.text
