@@ -219,3 +219,22 @@ def test_a_build_that_was_ended_says_why(
 
 def test_shedding_a_release_twice_or_without_parts_is_no_failure(app: App) -> None:
     shed(Release(app, "20260101T000000Z-0123abcd"))
+
+
+def test_a_database_is_not_copied_where_the_apps_would_lack_room(
+    app: App,
+    plugin: Callable[[str, str], ModuleType],
+    fake_module: Any,
+    module_failed: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    migrate = plugin("modules", "release_migrate")
+    (release,) = made(app, "unfinished")
+    database = fill(app.folder / "shared" / "news.db", 2)
+    fill(app.folder / "shared" / "news.db-wal", 3)
+    monkeypatch.setattr(migrate, "RESERVE", 0)
+    assert migrate.no_room_for_copy(release.folder, database) == ""
+    monkeypatch.setattr(migrate, "RESERVE", available(release.folder) - 4 * MB)
+    with pytest.raises(module_failed, match=r"news\.db has 5 MB"):
+        migrate.Migration(fake_module(), release).copy(database)
+    assert not (release.folder / "before_migration").exists()
