@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +74,20 @@ class Outcome:
         return [step["module"] for step in self.noted if (step["app"], step["origin"]) == (app, host)]
 
 
+def playbook(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run play.yml of a folder on the hosts of its inventory.yml."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    return subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory.yml", "play.yml"],
+        cwd=folder,
+        env=environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(folder / "home"), **more},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Outcome]:
     """Run tasks of the role for apps, of which each has options besides those that it must have."""
@@ -112,23 +127,8 @@ def run(tmp_path: Path) -> Callable[..., Outcome]:
             "tasks": [{"host_preflight": {}}, *roles, wanted],
         }
         (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-        done = subprocess.run(
-            [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory.yml", "play.yml"],
-            cwd=tmp_path,
-            env=environment
-            | {
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_HOME": str(tmp_path / "home"),
-                # In place of the real ones: no module of ours is found.
-                "ANSIBLE_ACTION_PLUGINS": str(stand_ins),
-                "ANSIBLE_LIBRARY": str(tmp_path),
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        # In place of the real ones: no module of ours is found.
+        done = playbook(tmp_path, ANSIBLE_ACTION_PLUGINS=str(stand_ins), ANSIBLE_LIBRARY=str(tmp_path))
         noted = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         return Outcome(done.returncode, done.stdout + done.stderr, noted)
 
@@ -201,3 +201,27 @@ def test_site_takes_with_e_what_deploy_takes() -> None:
     wanted = deploy[-1]["tasks"][0]["vars"]
     assert "flask_app_only" in wanted
     assert {name: site[2]["vars"].get(name) for name in wanted} == wanted
+
+
+def test_what_the_last_play_of_site_tells(tmp_path: Path) -> None:
+    # It runs nothing on a host: what the plays before have found out is given here.
+    play = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())[-1]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    broken = {"app": "broken", "outcome": "refused", "step": "Start"}
+    hosts: dict[str, dict[str, Any]] = {
+        "web1": {"__host_access": {"shut_by": ["TCP 443: the chain input"]}, "__flask_app_reports": []},
+        "web2": {
+            "__host_access": {"shut_by": []},
+            "__flask_app_reports": [broken, {"app": "good", "outcome": "released"}],
+        },
+        "web3": {},  # as with --tags nginx
+    }
+    (tmp_path / "inventory.yml").write_text(yaml.safe_dump({"web": {"hosts": hosts}}))
+    done = playbook(tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    firewall, _, outcome = done.stdout.partition("TASK [flask_app : No app failed]")
+    assert "TCP 443: the chain input" in firewall and "web1 can't be reached there" in firewall
+    assert "ok: [web2]" not in firewall and "ok: [web3]" not in firewall
+    assert "web2 has no new release of:" in outcome and "web1 has" not in outcome
+    for host, failed in (("web1", 0), ("web2", 1), ("web3", 0)):
+        assert re.search(rf"{host} +: .* failed={failed}", outcome), outcome
