@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -238,3 +239,27 @@ def test_a_database_is_not_copied_where_the_apps_would_lack_room(
     with pytest.raises(module_failed, match=r"news\.db has 5 MB"):
         migrate.Migration(fake_module(), release).copy(database)
     assert not (release.folder / "before_migration").exists()
+
+
+def test_a_build_notes_what_its_release_takes(
+    app: App,
+    plugin: Callable[[str, str], ModuleType],
+    fake_module: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    build = plugin("modules", "release_build")
+    write, mine = filesystem.write_atomically, (os.getuid(), os.getgid())
+    monkeypatch.setattr(build, "write_atomically", lambda path, text, mode: write(path, text, mode, *mine))
+    monkeypatch.setattr(build, "UV", Path(sys.executable).with_name("uv"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    module = fake_module(requirements="requirements.txt", requirement="", resolve=False, keep=5)
+    (first,) = made(app, "current")
+    for number, release in enumerate((first, Release(app, "20260109T000000Z-0123abcd"))):
+        (release.folder / "code").mkdir(parents=True)
+        (release.folder / "code" / "requirements.txt").touch()
+        fill(release.folder / "code" / "picture", 1 + number)
+        build.Build(module, release).run()
+        assert (release.folder / "venv" / "bin" / "python").exists()
+        assert wanted(app) >= MB  # of the first one, which is current
+        assert abs(int((release.folder / "size").read_text()) - size(release.folder)) < MB / 10
