@@ -8,7 +8,6 @@ from typing import Any
 
 import ansible.module_utils
 import yaml
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -59,7 +58,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return id, begun (Unix time), input and source (digests), described (version in words), requires_python."""
+        """Return id, begun (Unix time), input, source (digests), described (in words), requires_python; or problem."""
         super().run(tmp, task_vars)
         app, key = self._task.args["app"], self._task.args.get("key", "")
         source = Source.parse(app["source"], app["version"], tuple(app["exclude"]))
@@ -67,7 +66,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             source.check(app["requirements"], app["static"].values())
             source_digest, described, requires_python = source.digest(), source.described(), source.requires_python()
         except SourceError as error:
-            raise AnsibleActionFail(f"{app['name']}: {error}") from error
+            # Told and not raised: the task runs once for all hosts, and each of them fails by itself then.
+            return {"changed": False, "problem": f"{app['name']}: {error}"}
         if (left_out := source.left_out()) and list(app["exclude"]) == default_exclude():
             more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
             Display().warning(

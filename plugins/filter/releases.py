@@ -64,6 +64,8 @@ def told(report: Mapping[str, Any]) -> str:
         return f"{before}  unchanged"
     if report["outcome"] == "withdrawn":
         return f"{before}  unchanged: {after}, made of the same, was gone back from; -e force=true makes it again"
+    if report["outcome"] == "failed":
+        return f"{before}  unchanged: “{report['step']}” failed"
     if report["outcome"].startswith("would"):
         return f"{before} → {after}  {report['outcome']}"
     return f"{before} → {after}  {report['outcome']} in {report['seconds']:.1f} s"
@@ -120,6 +122,30 @@ def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str, limited: 
     return "\n".join(filter(None, ["\n".join(lines) or "no app was to be released", left_apps(hosts)]))
 
 
+def failed_apps(reports: Iterable[Mapping[str, Any]], host: str, ansible: str) -> str:
+    """Name the apps of a host that have no new release, with the step of each and the next command.
+
+    Args:
+        reports: of the run, on this host.
+        host: its name.
+        ansible: what each command begins with.
+    """
+    by_app = {report["app"]: report for report in reports}
+    failed = {name: one["step"] for name, one in by_app.items() if one["outcome"] in ("refused", "failed")}
+    lines = [f"  {name}: “{step}” failed" for name, step in failed.items()]
+    others = [name for name in by_app if name not in failed]
+    return "\n".join(
+        [
+            f"{host} has no new release of:",
+            *lines,
+            "Each failure is explained above, where it happened."
+            + (f" It kept nothing from {', '.join(others)}." if others else ""),
+            "Next: mend the cause, then:",
+            *(f"  {ansible}deploy.yml -e app={name}" for name in failed),
+        ]
+    )
+
+
 class FilterModule:
     """What Ansible finds here."""
 
@@ -132,4 +158,5 @@ class FilterModule:
             "releases_table": releases_table,
             "left_apps": left_apps,
             "releases_summary": releases_summary,
+            "failed_apps": failed_apps,
         }

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import stat
 import threading
 import time
@@ -168,6 +169,22 @@ class Release:
         }
 
 
+def surplus(app: App, keep: int) -> list[Release]:
+    """Choose which of an app's releases go.
+
+    Those that once served and can be started stay, `keep` in all and the newest first; the current one, the one that
+    was served before and the way back are among them, however old. Of the failed ones the newest stays.
+    """
+    releases, needed = app.releases(), {app.current(), app.previous(), app.way_back()}
+    fixed = [release for release in releases if release in needed]
+    others = [release for release in releases if release not in needed]
+    startable = [release for release in others if release.startable()]
+    failed = [release for release in others if release.marked("failed")]
+    room = max(keep - len(fixed), 0)
+    stay = [*fixed, *startable[len(startable) - min(room, len(startable)) :], *failed[-1:]]
+    return [release for release in releases if release not in stay]
+
+
 # --- the instance's processes
 
 
@@ -239,6 +256,15 @@ def stop_instance(run: RunCommand, release: Release) -> str:
         complaints.append(systemctl(run, "stop", release.service, release.socket))
     systemctl(run, "reset-failed", release.service, release.socket)
     return "; ".join(filter(None, complaints))
+
+
+def remove(run: RunCommand, release: Release) -> None:
+    """Remove a release that doesn't run, with all that is its own."""
+    systemctl(run, "disable", "--quiet", release.service, release.socket)
+    # The unit's drop-in goes with its release. No reload of systemd for it: the next start does one.
+    shutil.rmtree(release.drop_in, ignore_errors=True)
+    shutil.rmtree(release.runtime, ignore_errors=True)
+    shutil.rmtree(release.folder)
 
 
 def journal(run: RunCommand, release: Release, lines: int = 30) -> str:

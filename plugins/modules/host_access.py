@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pwd
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.other_firewalls import shut_by
 
 DOCUMENTATION = r"""
 ---
@@ -29,7 +31,8 @@ description:
     then the change takes effect, and then the action plugin of the same name comes again by a really new SSH
     connection, through the same jump host and with the same key. Only that disarms the timer.
   - The timer is a unit on the host's disk. It goes off though the control node has died, and after a reboot as well.
-  - Owns one nftables table, inet flask_on_metal. No other table is read, changed or flushed.
+  - Owns one nftables table, inet flask_on_metal. No other table is changed or flushed. One that lets no visitor in is
+    told.
   - Where nothing differs, nothing of this happens. Supports check mode and diff.
 options:
   firewall:
@@ -80,6 +83,11 @@ changed_paths:
   elements: str
 changes:
   description: The same in words.
+  returned: step apply
+  type: list
+  elements: str
+shut_by:
+  description: Other firewalls of the host that let in neither HTTP nor HTTPS, each in a sentence.
   returned: step apply
   type: list
   elements: str
@@ -510,6 +518,12 @@ def state() -> str:
     return next((name for name in ("armed", "undoing", "undone") if (STATE / name).exists()), "quiet")
 
 
+def others(module: AnsibleModule) -> list[str]:
+    """Say which other firewalls of the host let no visitor in."""
+    status, said, _ = module.run_command(["nft", "--json", "list", "ruleset"]) if shutil.which("nft") else (1, "", "")
+    return shut_by(json.loads(said), TABLE, (80, 443)) if status == 0 else []
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -534,7 +548,7 @@ def main() -> None:
         result = bring_about(module, access)
     except OSError as error:
         module.fail_json(msg=f"{error.filename or ''}: {error.strerror or error}. Nothing was changed.")
-    module.exit_json(**result)
+    module.exit_json(**result, shut_by=others(module))
 
 
 if __name__ == "__main__":

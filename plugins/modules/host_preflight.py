@@ -9,6 +9,7 @@ import platform
 import pwd
 import re
 import shutil
+import socket
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -27,6 +28,10 @@ options:
     type: list
     elements: str
     required: true
+  web:
+    description: Whether NGINX is to listen on ports 80 and 443 of it.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -75,10 +80,39 @@ def networks(module: AnsibleModule) -> dict[str, str]:
     }
 
 
+def no_ipv6() -> str:
+    """Say what is wrong where the kernel knows no IPv6: NGINX can't listen on [::] then."""
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return (
+            "IPv6 is switched off in its kernel, and NGINX listens on it: take ipv6.disable=1 out of the kernel's "
+            "command line (/etc/default/grub, then update-grub) and reboot. net.ipv6.conf.all.disable_ipv6=1 may stay"
+        )
+    return ""
+
+
+def other_servers(listed: str) -> list[str]:
+    """Say which programs besides NGINX listen where it has to, by what ss lists."""
+    found = set()
+    for line in listed.splitlines():
+        port = re.search(r":(80|443)\s", line)
+        found |= {(port[1], name) for name in re.findall(r'\("([^"]+)",pid=\d+', line) if port and name != "nginx"}
+    return [
+        f"{name} listens on port {port}, which NGINX needs: stop it, and keep it from starting again (if that is its "
+        f"unit: systemctl disable --now {name})"
+        for port, name in sorted(found)
+    ]
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={"releases": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True
+        argument_spec={
+            "releases": {"type": "list", "elements": "str", "required": True},
+            "web": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
     )
     system = platform.freedesktop_os_release()
     name, version = system.get("ID", ""), system.get("VERSION_ID", "")
@@ -96,6 +130,17 @@ def main() -> None:
             problems.append(f"packages are missing that Ansible works with: apt-get install {' '.join(missing)}")
         if not Path("/run/systemd/system").is_dir():
             problems.append("systemd is not its init: containers without it can't hold services")
+        if module.params["web"]:
+            listening = [
+                "ss",
+                "--tcp",
+                "--listening",
+                "--numeric",
+                "--processes",
+                "--no-header",
+                "sport = :80 or sport = :443",
+            ]
+            problems += filter(None, [no_ipv6(), *other_servers(module.run_command(listening)[1])])
     if os.geteuid() != 0:
         problems.append("tasks don't run as root: set ansible_become: true for it, or let the account use sudo")
     if problems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -83,6 +84,45 @@ def server_problem(version: int, cluster: bool, etc: Path = Path("/etc")) -> str
     return ""
 
 
+def other_version_problem(version: int, etc: Path = Path("/etc")) -> str:
+    """Say which server of another version has the data and the port, or nothing.
+
+    An upgrade of Debian brings a new version and leaves the old server as it is. The new one would be empty, on another
+    port, and nobody would notice before an app does.
+    """
+    plain = {int(path.parts[-3]): path for path in etc.glob("postgresql/[0-9]*/main/postgresql.conf")}
+    members = {int(path.name.partition("-")[0]): path for path in etc.glob("patroni/[0-9]*-main.yml")}
+    text = plain[version].read_text() if version in plain else ""
+    own = re.findall(r"^\s*port\s*=?\s*'?(\d+)", text, re.MULTILINE)
+    # Where an upgrade went well, the old server stays, on another port, until somebody drops it.
+    if version in members or (version in plain and own[-1:] in ([], ["5432"])):
+        return ""
+    others = {number: path for number, path in (plain | members).items() if number != version}
+    if not others:
+        return ""
+    number, path = max(others.items())
+    there = f" There is one already, on port {own[-1]}." if own else ""
+    drop = f"pg_dropcluster --stop {version} main (the empty one; look before), "
+    if number in members:
+        todo = (
+            f"save what the cluster holds (pg_dumpall, with PostgreSQL {number}), take {path} away, and load it again"
+        )
+    elif number < version:
+        todo = (
+            f"while no app writes: save the data (pg_dumpall), apt-get install postgresql-{version}, {drop}"
+            f"pg_upgradecluster {number} main. Then run this again, and when all is well: pg_dropcluster {number} main"
+        )
+    else:
+        todo = (
+            f"save the data (pg_dumpall), {drop if own else ''}pg_dropcluster --stop {number} main, run this again, "
+            "and load them there"
+        )
+    return (
+        f"it has a server of PostgreSQL {number} ({path}); its Debian brings {version}, which would be another server, "
+        f"empty and on another port.{there} Take the data along: {todo}"
+    )
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -95,7 +135,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    problems = [server_problem(params["version"], params["cluster"])]
+    problems = [server_problem(params["version"], params["cluster"]), other_version_problem(params["version"])]
     if not own_address(params["address"]):
         problems.append(
             f"it has no address {params['address']}: set internal_address to the one that the other hosts reach it by"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.module_utils import front_door
+from ansible.module_utils.disk_space import shed
 from ansible.module_utils.filesystem import link_atomically
 from ansible.module_utils.kept_pages import forget
 from ansible.module_utils.release import (
@@ -25,6 +26,7 @@ module: release_abandon
 short_description: Stops a release that was refused, and fails with all that the operator needs
 description:
   - The folder of a new release is kept for a look, and marked. A release that was marked is never a rollback target.
+    Its environment and large files of its code are removed: a failed release must not be what fills the disk.
   - A release that had served before and was to be gone back to keeps its folder and gets no mark.
   - Where it serves already and another host of the run refused it, traffic goes back to what served before, which
     still runs.
@@ -103,17 +105,21 @@ def main() -> None:
         lines.append("What else follows the switch, the next run does.")
     elif release.folder.is_dir() and not module.check_mode:
         lines.append(f"Its folder is kept for a look: {release.folder}")
-        try:
-            if not release.marked("activated"):
-                release.mark("failed")
-        except OSError as error:
-            # A full disk, for one. Without a mark it counts as unfinished: no way back leads there either.
-            lines.append(f"It can't be marked as failed ({error.strerror}), so the next run removes it.")
         # A release that nobody waits for needs no grace; one whose probe hangs would take all of it.
         if not args["back"] and not serving(run, release):
             systemctl(run, "kill", "--signal=SIGKILL", release.service)
         if complaint := stop_instance(run, release):
             lines.append(f"Its instance did not stop cleanly: {complaint}")
+        if not release.marked("activated"):
+            # Not what served for a while: pages that it sent still ask for its files.
+            if not args["back"]:
+                shed(release)
+                lines.append("Its environment is removed, and so are the files of its code above 1 MB.")
+            try:
+                release.mark("failed")
+            except OSError as error:
+                # A full disk, for one. Without a mark it counts as unfinished: no way back leads there either.
+                lines.append(f"It can't be marked as failed ({error.strerror}), so the next run removes it.")
     if current is None:
         lines.append("Nothing served before, and nothing does now.")
     elif current != release:

@@ -9,8 +9,19 @@ import sys
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.disk_space import (
+    MB,
+    RESERVE,
+    UV_CACHE,
+    UV_CACHE_LIMIT,
+    Watch,
+    empty_cache,
+    shortage,
+    size,
+    watched,
+)
 from ansible.module_utils.filesystem import read_text, write_atomically
-from ansible.module_utils.release import Release, release_module
+from ansible.module_utils.release import Release, release_module, remove, stop_instance, surplus
 from ansible.module_utils.uv import UV, install
 
 DOCUMENTATION = r"""
@@ -23,6 +34,8 @@ description:
     requirements.lock with the release, and reused by the next one as long as the same was asked for.
   - uv, which does it, is installed as O(uv) says.
   - Where lock, interpreter and uv are those of the current release, its environment is copied.
+  - It ends before the disk is full, so that apps that run can go on writing. Where room is short, releases that would
+    be removed anyway and uv's cache give way.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
@@ -31,6 +44,10 @@ options:
   requirements: {description: Name of the requirements file below the code., type: str, required: true}
   requirement: {description: The app itself as name==version instead of code., type: str, default: ""}
   resolve: {description: Whether to resolve again., type: bool, default: false}
+  keep:
+    description: How many releases that were once active stay. What is more than that gives way where room is short.
+    type: int
+    required: true
 """
 
 EXAMPLES = r"""
@@ -41,6 +58,7 @@ EXAMPLES = r"""
     run: 0123456789ab
     uv: "{{ lookup('ansible.builtin.file', 'requirements-uv.txt') }}"
     requirements: requirements.txt
+    keep: 5
 """
 
 
@@ -64,8 +82,9 @@ class Build:
         """Note where things go, and how uv is to behave."""
         self.module, self.release = module, release
         self.venv, self.lock = release.folder / "venv", release.folder / "requirements.lock"
+        self.watch = Watch()
         # One cache for all apps of the host; root's, so that no app can change what another one will get.
-        os.environ.setdefault("UV_CACHE_DIR", "/var/cache/uv")
+        self.cache = Path(os.environ.setdefault("UV_CACHE_DIR", str(UV_CACHE)))
         # The host's interpreter: Debian's uWSGI plugin is bound to it.
         os.environ["UV_PYTHON_DOWNLOADS"] = "never"
         os.environ["UV_NO_CONFIG"] = "1"
@@ -74,9 +93,30 @@ class Build:
         """Run uv, or fail with what it said."""
         status, out, err = self.module.run_command([str(UV), "--quiet", "--no-progress", *words])
         if status:
+            self.refuse_if_low()
             what = "resolved" if words[1] == "compile" else "built"
             self.module.fail_json(
                 msg=f"the environment of {self.release.id} could not be {what}:\n{(err or out).strip()}"
+            )
+
+    def make_room(self) -> None:
+        """Make room for the release with what nobody needs, or fail."""
+        app, run = self.release.app, self.module.run_command
+        for old in surplus(app, self.module.params["keep"]):
+            if old != self.release and shortage(app):
+                stop_instance(run, old)  # a run that was killed may have left it
+                remove(run, old)
+        if shortage(app):
+            empty_cache(self.cache)
+        if problem := shortage(app):
+            self.module.fail_json(msg=problem)
+
+    def refuse_if_low(self) -> None:
+        """Fail where the build was ended for the sake of the apps that run."""
+        if self.watch.low:
+            self.module.fail_json(
+                msg=f"the build was ended when less than {RESERVE // MB} MB were free where {self.release.folder} is: "
+                "they are for the apps that run. What the build took is free again. Make room there, and run again."
             )
 
     def asked(self) -> tuple[Path | None, str]:
@@ -136,15 +176,28 @@ class Build:
         self.compile(self.venv / "lib")
 
     def run(self) -> None:
+        """Make the environment while the disk is watched, and note how much the release takes."""
+        self.make_room()
+        with watched(self.release.folder) as self.watch:
+            self.build()
+            self.refuse_if_low()
+        write_atomically(self.release.folder / "size", f"{size(self.release.folder)}\n", 0o644)
+
+    def build(self) -> None:
         """Make the environment, or copy that of the current release where it would be the same; compile the code."""
         lock = self.locked()
         made_of = f"{sys.version}\n{read_text(UV.parents[1] / 'requirements.txt')}\n{read_text(lock)}"
         key = hashlib.sha256(made_of.encode()).hexdigest() + "\n"
         current = self.release.app.current()
         if current and read_text(current.folder / "venv.key") == key:
-            self.module.run_command(["cp", "--archive", str(current.folder / "venv"), str(self.venv)], check_rc=True)
+            words = ["cp", "--archive", str(current.folder / "venv"), str(self.venv)]
+            status, _, err = self.module.run_command(words)
+            if status:
+                self.refuse_if_low()
+                self.module.fail_json(msg=f"the environment of {current.id} could not be copied: {err.strip()}")
         else:
             self.make(lock)
+            empty_cache(self.cache, UV_CACHE_LIMIT)
         write_atomically(self.release.folder / "venv.key", key, 0o644)
         self.compile(self.release.folder / "code")
 
@@ -157,6 +210,7 @@ def main() -> None:
             "requirements": {"type": "str", "required": True},
             "requirement": {"type": "str", "default": ""},
             "resolve": {"type": "bool", "default": False},
+            "keep": {"type": "int", "required": True},
         },
         secret=(),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.disk_space import MB, RESERVE, available
 from ansible.module_utils.filesystem import account_ids
 from ansible.module_utils.release import Release, release_module
 
@@ -57,6 +58,20 @@ if found != ["ok"]:
 """
 
 
+def no_room_for_copy(folder: Path, database: Path) -> str:
+    """Say what the disk lacks for a copy of a database, or nothing: apps that run write there as well."""
+    # What is in the log of writes will be in the copy.
+    parts = [database, database.with_name(f"{database.name}-wal")]
+    large = sum(part.stat().st_size for part in parts if part.exists())
+    if available(folder) >= large + RESERVE:
+        return ""
+    return (
+        f"{database} has {large // MB} MB, and isn't migrated without a copy of it, for which there is no room: where "
+        f"{folder} is, {available(folder) // MB} MB are free, {RESERVE // MB} MB of them for the apps that run. "
+        "Make room there, and run again."
+    )
+
+
 class Migration:
     """The migration to one release."""
 
@@ -94,6 +109,8 @@ class Migration:
         """Keep a copy of a database that is there; returns its path, or nothing."""
         if not database.exists():
             return ""
+        if problem := no_room_for_copy(self.release.folder, database):
+            self.module.fail_json(msg=problem)
         self.kept.mkdir(mode=0o700, exist_ok=True)
         ids = account_ids(self.release.app.name, self.release.app.name)
         assert ids is not None

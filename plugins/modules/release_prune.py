@@ -7,13 +7,14 @@ import shutil
 from ansible.module_utils.release import (
     RELEASE_ID,
     UNITS,
-    App,
     Release,
     journal,
     release_module,
+    remove,
     running_instances,
     stands,
     stop_instance,
+    surplus,
     systemctl,
     wait_for_empty_queue,
 )
@@ -47,22 +48,6 @@ stopped: {description: Ids of the instances that were stopped., type: list, elem
 """
 
 
-def surplus(app: App, keep: int) -> list[Release]:
-    """Choose which of an app's releases go.
-
-    Those that once served and can be started stay, `keep` in all and the newest first; the current one, the one that
-    was served before and the way back are among them, however old. Of the failed ones the newest stays.
-    """
-    releases, needed = app.releases(), {app.current(), app.previous(), app.way_back()}
-    fixed = [release for release in releases if release in needed]
-    others = [release for release in releases if release not in needed]
-    startable = [release for release in others if release.startable()]
-    failed = [release for release in others if release.marked("failed")]
-    room = max(keep - len(fixed), 0)
-    stay = [*fixed, *startable[len(startable) - min(room, len(startable)) :], *failed[-1:]]
-    return [release for release in releases if release not in stay]
-
-
 def main() -> None:
     """Run the module."""
     module, release = release_module({"keep": {"type": "int", "required": True}})
@@ -94,11 +79,7 @@ def main() -> None:
             wait_for_empty_queue(run, old, 10)
             stop_instance(run, old)
         for old in gone:
-            systemctl(run, "disable", "--quiet", old.service, old.socket)
-            # The unit's drop-in goes with its release. No reload of systemd for it: the next start does one.
-            shutil.rmtree(old.drop_in, ignore_errors=True)
-            shutil.rmtree(old.runtime, ignore_errors=True)
-            shutil.rmtree(old.folder)
+            remove(run, old)
         folders = {item.folder for item in app.releases()}
         for drop_in in UNITS.glob(f"{app.name}@*.service.d"):
             name = drop_in.name.partition("@")[2].removesuffix(".service.d")

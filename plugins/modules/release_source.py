@@ -24,6 +24,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+problem: {description: Why the source can't be read, returned alone., type: str, returned: failure}
 id: {description: The release's id., type: str, returned: always}
 begun: {description: Unix time., type: float, returned: always}
 input: {description: Digest of all input., type: str, returned: always}

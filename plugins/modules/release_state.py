@@ -13,7 +13,8 @@ from typing import Any
 
 from ansible.module_utils import front_door
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances, stands
+from ansible.module_utils.disk_space import UV_CACHE, shortage, size, size_of
+from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances, stands, surplus
 
 DOCUMENTATION = r"""
 ---
@@ -37,10 +38,10 @@ options:
         whose NGINX doesn't serve.
     type: bool
     default: false
-  free_mb:
-    description: Megabytes that the disk of /srv must have free.
+  keep:
+    description: How many releases that were once active stay. What is more than that gives way where room is short.
     type: int
-    default: 500
+    default: 5
 """
 
 EXAMPLES = r"""
@@ -54,7 +55,8 @@ apps:
   description:
     - By name, current (id or empty), record (release.json of the current one), releases (all, newest first, each with
       id, state, version, when and by), way_back (id of where a rollback goes, or empty), withdrawn (records of the
-      releases newer than the current one that somebody went back from) and settled.
+      releases newer than the current one that somebody went back from), settled and no_room (what the disk lacks for
+      another release, or empty).
     - Settled means that the current one runs and starts at boot, that no other instance does, and that no run left
       half a release.
   type: dict
@@ -106,6 +108,9 @@ def state_of(module: AnsibleModule, app: App) -> dict[str, Any]:
     """Tell what an app's releases are like."""
     current, releases, back = app.current(), app.releases(), app.way_back()
     now = current.id if current else ""
+    no_room = shortage(app)
+    if no_room:  # measured only then: it takes a while
+        no_room = shortage(app, sum(map(size_of, surplus(app, module.params["keep"]))) + size(UV_CACHE, alone=True))
     running = {name for name in running_instances(module.run_command, app) if RELEASE_ID.match(name)}
     told = [release.told() for release in reversed(releases)]
     whole = not any(release["state"] == "unfinished" for release in told)
@@ -113,6 +118,7 @@ def state_of(module: AnsibleModule, app: App) -> dict[str, Any]:
         "current": now,
         "record": current.record() if current else {},
         "releases": told,
+        "no_room": no_room,
         "way_back": back.id if back else "",
         "withdrawn": [release.record() for release in releases if release.id > now and release.marked("withdrawn")],
         "settled": current is None
@@ -157,7 +163,7 @@ def main() -> None:
             "apps": {"type": "list", "elements": "str", "required": True},
             "known": {"type": "list", "elements": "str"},
             "prepared": {"type": "bool", "default": False},
-            "free_mb": {"type": "int", "default": 500},
+            "keep": {"type": "int", "default": 5},
         },
         supports_check_mode=True,
     )
@@ -174,11 +180,6 @@ def main() -> None:
             problems.append(f"{app.link} is to be a link, and is something else; move it away")
             continue
         states[name] = state_of(module, app)
-    free = shutil.disk_usage("/srv").free // 2**20
-    if free < module.params["free_mb"]:
-        problems.append(
-            f"the disk of /srv has {free} MB free, a release wants {module.params['free_mb']}: make room there"
-        )
     if module.params["prepared"] and (silence := front_door.silence(module.run_command)):
         problems.append(silence)
     if problems:

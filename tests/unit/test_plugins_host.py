@@ -6,6 +6,8 @@ import importlib.util
 import os
 import platform
 import shutil
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -93,3 +95,64 @@ def test_ports_of_ssh_are_those_where_it_listens(
     module = fake_module()
     module.answers = {"sshd": (0, effective, ""), "systemctl": (0, socket, "")}
     assert plugin("modules", "host_preflight").ssh_ports(module) == ports
+
+
+LISTENING = """\
+LISTEN 0 511 0.0.0.0:80     0.0.0.0:* users:(("nginx",pid=612,fd=6),("nginx",pid=611,fd=6))
+LISTEN 0 511    [::]:443       [::]:* users:(("nginx",pid=612,fd=9))
+"""
+
+
+@pytest.mark.parametrize(
+    ("listed", "named"),
+    [
+        ("", []),
+        (LISTENING, []),
+        (
+            'LISTEN 0 511 *:80 *:* users:(("apache2",pid=9,fd=4),("apache2",pid=8,fd=4))\n' + LISTENING,
+            ["apache2 listens on port 80"],
+        ),
+        (
+            'LISTEN 0 4096 127.0.0.1:443 0.0.0.0:* users:(("docker-proxy",pid=9,fd=4))\n'
+            'LISTEN 0 4096 *:80 *:* users:(("caddy",pid=7,fd=4))\n',
+            ["docker-proxy listens on port 443", "caddy listens on port 80"],
+        ),
+    ],
+)
+def test_another_server_on_nginxs_ports_is_named(
+    plugin: Callable[[str, str], ModuleType], listed: str, named: list[str]
+) -> None:
+    found = plugin("modules", "host_preflight").other_servers(listed)
+    assert len(found) == len(named)
+    for words in named:
+        assert any(problem.startswith(words) for problem in found)
+
+
+def test_a_real_listener_is_found_as_ss_lists_it(plugin: Callable[[str, str], ModuleType], fake_module: Any) -> None:
+    if not shutil.which("ss") or not shutil.which("unshare") or os.geteuid():
+        pytest.skip("only root, with iproute2, makes a namespace with a listener")
+    server = "import socket, subprocess; s = socket.create_server(('127.0.0.1', 80)); subprocess.run(WORDS)"
+    words = ["ss", "--tcp", "--listening", "--numeric", "--processes", "--no-header", "sport = :80 or sport = :443"]
+    program = (
+        f"import subprocess; subprocess.run(['ip', 'link', 'set', 'lo', 'up']); {server.replace('WORDS', repr(words))}"
+    )
+    _, listed, said = fake_module().run_command(["unshare", "--net", sys.executable, "-c", program])
+    (problem,) = plugin("modules", "host_preflight").other_servers(listed)
+    assert " listens on port 80" in problem, said
+
+
+def test_a_kernel_without_ipv6_is_refused_where_nginx_is_to_listen(
+    run_module: Run, system: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system("debian", "13")
+    real = socket.socket
+
+    def without(family: int = socket.AF_INET, *more: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return real(family, *more)
+
+    monkeypatch.setattr(socket, "socket", without)
+    answer = run_module("host_preflight", releases=["12", "13"], web=True)
+    assert "take ipv6.disable=1 out of the kernel's command line" in answer["msg"]
+    assert "IPv6" not in run_module("host_preflight", releases=["12", "13"]).get("msg", "")

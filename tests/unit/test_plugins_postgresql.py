@@ -586,6 +586,43 @@ def test_a_server_of_the_other_form_is_not_put_in_danger(plugin: Plugin, tmp_pat
     assert "member of a cluster" in code.server_problem(17, False, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("servers", "words"),
+    [
+        ({}, []),
+        ({"postgresql/17/main": "port = 5432"}, []),
+        ({"postgresql/17/main": "# port = 5433\n"}, []),
+        # An upgrade of Debian by hand, before and after a run that made a new one beside it.
+        (
+            {"postgresql/15/main": "port = 5432"},
+            ["PostgreSQL 15 (", "install postgresql-17", "pg_upgradecluster 15 main"],
+        ),
+        (
+            {"postgresql/15/main": "port = 5432", "postgresql/17/main": "port = 5433\t# (change requires restart)"},
+            ["There is one already, on port 5433.", "pg_dropcluster --stop 17 main", "pg_upgradecluster 15 main"],
+        ),
+        # pg_upgradecluster gives the new one the port.
+        ({"postgresql/15/main": "port = 5433", "postgresql/17/main": "port = 5432"}, []),
+        ({"postgresql/15/main": "port = 5432", "postgresql/17/other": "port = 5433"}, ["PostgreSQL 15 ("]),
+        # From another archive than Debian's.
+        ({"postgresql/18/main": "port = 5432"}, ["PostgreSQL 18 (", "pg_dropcluster --stop 18 main, run this again"]),
+        ({"patroni/15-main.yml": ""}, ["PostgreSQL 15 (", "pg_dumpall, with PostgreSQL 15"]),
+        ({"patroni/15-main.yml": "", "patroni/17-main.yml": ""}, []),
+    ],
+)
+def test_a_server_of_another_version_is_not_left_beside_an_empty_one(
+    plugin: Plugin, tmp_path: Path, servers: dict[str, str], words: list[str]
+) -> None:
+    for name, text in servers.items():
+        path = tmp_path / name / ("" if name.endswith(".yml") else "postgresql.conf")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    problem = plugin("modules", "postgresql_preflight").other_version_problem(17, tmp_path)
+    assert bool(problem) is bool(words), problem
+    for word in words:
+        assert word in problem
+
+
 def test_missing_certificates_and_foreign_addresses_are_told(plugin: Plugin, tmp_path: Path) -> None:
     code = plugin("modules", "postgresql_preflight")
     assert "lacks key.pem, certificate.pem, authority.pem" in code.certificate_problem(tmp_path)
@@ -594,10 +631,11 @@ def test_missing_certificates_and_foreign_addresses_are_told(plugin: Plugin, tmp
 
 
 def test_a_clean_host_tells_its_cores_and_memory(run_module: Callable[..., dict[str, Any]]) -> None:
-    told = run_module(
-        "postgresql_preflight", check=True, version=99, cluster=True, address="127.0.0.1", certificates="/nowhere"
-    )
-    assert not run_module("postgresql_preflight", version=99, cluster=True, address="127.0.0.1")["changed"]
+    # This machine may have a server of its own.
+    here = [int(path.parts[-3]) for path in Path("/etc/postgresql").glob("[0-9]*/main/postgresql.conf")]
+    common = {"version": max(here, default=99), "cluster": False, "address": "127.0.0.1"}
+    told = run_module("postgresql_preflight", check=True, certificates="/nowhere", **common)
+    assert not run_module("postgresql_preflight", **common)["changed"]
     assert told["cores"] >= 1
     assert told["memory_mb"] > 100
     assert not told["changed"]

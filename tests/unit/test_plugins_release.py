@@ -777,11 +777,11 @@ def test_an_app_that_left_the_inventory_and_still_runs_is_found(
         (wants / unit).symlink_to("/nowhere")
     running = {"blog": {IDS[0]}}
     monkeypatch.setattr(release_utils, "running_instances", lambda _, app: running.get(app.name, set()))
-    answer = run_module("release_state", apps=[], known=["news"], free_mb=0)
+    answer = run_module("release_state", apps=[], known=["news"])
     # One that is stopped and disabled, as wiki, is nobody's concern.
     assert answer["left"] == {"blog": [IDS[0]], "shop": [IDS[1]]}
-    assert run_module("release_state", apps=[], known=["news", "blog", "shop"], free_mb=0)["left"] == {}
-    assert run_module("release_state", apps=[], free_mb=0)["left"] == {}
+    assert run_module("release_state", apps=[], known=["news", "blog", "shop"])["left"] == {}
+    assert run_module("release_state", apps=[])["left"] == {}
 
 
 @pytest.mark.parametrize(("prepared", "asked"), [(True, 1), (False, 0)])
@@ -795,7 +795,7 @@ def test_a_release_alone_is_refused_where_nginx_is_dead(
         return "NGINX doesn't answer"
 
     monkeypatch.setattr(front_door, "silence", silence)
-    answer = run_module("release_state", apps=[], prepared=prepared, free_mb=0)
+    answer = run_module("release_state", apps=[], prepared=prepared)
     assert len(asks) == asked
     assert answer.get("failed", False) is prepared
     assert not prepared or answer["msg"] == "NGINX doesn't answer"
