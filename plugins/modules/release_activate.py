@@ -59,7 +59,7 @@ def main() -> None:
     elif before:
         before.unmark("withdrawn")
     link_atomically(app.link, f"releases/{release.id}")
-    answer = probe(app.link / "run" / "private" / "probe.sock", module.params)
+    answer = probe(app.link / "run", module.params)
     if not answer.good:
         if before:
             link_atomically(app.link, f"releases/{before.id}")

@@ -61,5 +61,6 @@ class Loading:
 
     def end(self, reason: str, status: int) -> None:
         """End this worker at once, with the reason in the journal."""
-        print(f"{reason} (process {os.getpid()}).", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{reason} (process {os.getpid()}).\n")  # at once, whatever others write
+        sys.stderr.flush()
         os._exit(status)
