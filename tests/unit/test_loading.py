@@ -167,6 +167,13 @@ def test_start_is_over_when_a_worker_has_the_app_or_uwsgi_has_ended(tmp_path: Pa
         assert waits.wait(5) != 0
 
 
+def test_unit_gives_an_app_its_programs_a_home_and_utf_8_before_the_operators_environment() -> None:
+    lines = (ROLE.parent / "uwsgi" / "templates" / "app@.service.j2").read_text().splitlines()
+    assert "Environment=PATH=/srv/%p/releases/%i/venv/bin:/usr/local/bin:/usr/bin:/bin" in lines
+    assert "Environment=HOME=/var/tmp LANG=C.UTF-8 LC_CTYPE=C.UTF-8" in lines
+    assert "PrivateTmp=yes" in lines, "others would read what is in that home"
+
+
 def test_app_that_starts_python_starts_that_of_its_venv() -> None:
     code = rendered("wsgi.py.j2")
     assert code.index("\nsys.executable = ") < code.index("    import news\n")
