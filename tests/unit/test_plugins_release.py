@@ -10,6 +10,7 @@ import pwd
 import re
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -889,14 +890,17 @@ def test_release_without_a_socket_for_the_probe_is_asked_where_nginx_asks(served
     ],
 )
 def test_app_that_is_served_is_asked_for_its_health(
-    run_module: Any, served: Any, app: App, answer: bytes, said: str | None
+    run_module: Any, served: Any, app: App, monkeypatch: pytest.MonkeyPatch, answer: bytes, said: str | None
 ) -> None:
-    found, (release,) = served(answer), made(app, "g")
-    filesystem.link_atomically(app.link, f"releases/{release.id}")
-    (release.folder / "run").symlink_to(found.path.parents[1])
-    entry = {"name": "news", "domains": ["2001:DB8::7"], "health_path": "/status", "health_timeout": 1}
-    told = run_module("app_health", apps=[entry])
-    assert told.get("msg", "").startswith(said) if said else told["changed"] is False
+    found = served(answer)
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket has to fit in 107 characters
+        monkeypatch.setattr(release_utils, "SERVED", Path(short))
+        (release,) = made(app, "g")
+        filesystem.link_atomically(app.link, f"releases/{release.id}")
+        (release.folder / "run").symlink_to(found.path.parents[1])
+        entry = {"name": "news", "domains": ["2001:DB8::7"], "health_path": "/status", "health_timeout": 1}
+        told = run_module("app_health", apps=[entry])
+        assert told.get("msg", "").startswith(said) if said else told["changed"] is False
     assert variables(found.server.requests[0])["HTTP_HOST"] == "[2001:db8::7]"
 
 
