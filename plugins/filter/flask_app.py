@@ -104,7 +104,8 @@ def environment_file(values: dict[str, Any]) -> str:
 def tuning(app: dict[str, Any], host: dict[str, Any]) -> Tuning:
     """Work out the numbers of an app on a host, of which release_state told the cores and the memory."""
     chosen = {name: app[name] for name in ("processes", "threads", "worker_memory")}
-    return tuned(**chosen, harakiri=int(app["harakiri"]), cores=host["cores"], memory_mb=host["memory_mb"])
+    seconds = {name: int(app[name]) for name in ("harakiri", "health_timeout")}
+    return tuned(**chosen, **seconds, cores=host["cores"], memory_mb=host["memory_mb"])
 
 
 def at_version(apps: list[dict[str, Any]], only: str, version: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
 from ansible.module_utils.release_lock import Lock, LockLost
-from ansible.module_utils.unix_http import Answer, ask_until_good
+from ansible.module_utils.unix_http import Answer, ask_app_until_good
 
 RELEASE_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
 SERVED = Path("/srv")
@@ -95,11 +95,6 @@ class Release:
     def runtime(self) -> Path:
         """/run/<app>/<id>: the socket, and the folder `private` of the app's own."""
         return RUNTIME / self.app.name / self.id
-
-    @property
-    def probe_socket(self) -> Path:
-        """Where the instance answers HTTP to this host's root."""
-        return self.runtime / "private" / "probe.sock"
 
     @property
     def service(self) -> str:
@@ -318,15 +313,38 @@ PROBE_ARGUMENTS: dict[str, Any] = {
 }
 
 
-def probe(socket: Path, params: dict[str, Any]) -> Answer:
-    """Ask at a unix socket, as the arguments say, until the answer is 200 or the time is over."""
-    return ask_until_good(socket, params["host"], params["path"], params["seconds"])
+def probe(runtime: Path, params: dict[str, Any]) -> Answer:
+    """Ask a release, as the arguments say, until the answer is 200 or another final one, or the time is over.
+
+    Args:
+        runtime: the release's folder of sockets, or a path through the link that says what is served.
+        params: PROBE_ARGUMENTS.
+    """
+
+    def socket() -> Path:
+        # A release that was made before there was one of the probe's own is asked where NGINX asks.
+        own = runtime / "private" / "uwsgi.sock"
+        return own if own.exists() else runtime / "uwsgi.sock"
+
+    return ask_app_until_good(socket, params["host"], params["path"], params["seconds"])
+
+
+def unwell(path: str, answer: Answer) -> str:
+    """Say what an app answered in place of 200, and what to do where it will go on answering so."""
+    if not answer.final:
+        return f"{answer.status or 'nothing'}:\n{answer.text}"
+    where = f" (to {answer.location})" if answer.location else ""
+    return (
+        f"{answer.status}{where}, which no waiting changes. Set health_path to a path that answers 200 to everybody;"
+        f" it is {path}. The answer was:\n{answer.text}"
+    )
 
 
 def probe_failure(run: RunCommand, release: Release, params: dict[str, Any], answer: Answer) -> str:
     """Say what came instead of 200, and what the instance wrote."""
+    within = "" if answer.final else f" within {params['seconds']} s"
     return (
-        f"{params['path']} got no 200 within {params['seconds']} s, but {answer.status or 'nothing'}:\n{answer.text}\n"
+        f"{params['path']} got no 200{within}, but {unwell(params['path'], answer)}\n"
         f"The last lines of its journal:\n{journal(run, release)}"
     )
 

@@ -17,12 +17,20 @@ class Tuning(TypedDict):
     harakiri: int  # seconds
     read_timeout: int  # seconds
     stop_timeout: int  # seconds
+    start_timeout: int  # seconds
     buffer_size: int  # bytes
     worker_memory: int  # MB
 
 
 def tuned(
-    *, processes: int | None, threads: int | None, worker_memory: int | None, harakiri: int, cores: int, memory_mb: int
+    *,
+    processes: int | None,
+    threads: int | None,
+    worker_memory: int | None,
+    harakiri: int,
+    health_timeout: int,
+    cores: int,
+    memory_mb: int,
 ) -> Tuning:
     """Work out an app's numbers on a host, its own choice first.
 
@@ -31,11 +39,12 @@ def tuned(
         threads: the operator's number, or None.
         worker_memory: the operator's number of MB, or None.
         harakiri: seconds after which a stuck worker is killed.
+        health_timeout: seconds that a new release has to answer its probe.
         cores: of the host.
         memory_mb: of the host.
     """
     # As many as can work at the same time: Python computes in one thread of a process. More of them cost memory, and
-    # throughput as well.
+    # throughput as well. Each of them loads the app itself.
     workers = processes or max(cores, 1)
     return {
         "processes": workers,
@@ -47,6 +56,8 @@ def tuned(
         "read_timeout": harakiri + 5,
         # A graceful stop is over when the last request is answered, or was killed.
         "stop_timeout": harakiri + 10,
+        # Who allows an app more to become healthy allows its import as much.
+        "start_timeout": max(health_timeout, 120),
         "buffer_size": BUFFER_SIZE,
         # A leak ends in a new worker, and not in the kernel's out-of-memory killer, which takes whom it likes. Half of
         # the host's is left: for the release that starts beside this one, and for NGINX.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ansible.module_utils.addresses import host_form
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.release import App
-from ansible.module_utils.unix_http import ask_until_good
+from ansible.module_utils.release import App, probe, unwell
 
 DOCUMENTATION = r"""
 ---
@@ -34,14 +34,12 @@ def main() -> None:
     )
     for entry in module.params["apps"]:
         app = App(entry["name"])
+        path, seconds = entry["health_path"], int(entry["health_timeout"])
         if app.current() is None:
             module.fail_json(msg=f"{app.name} has no release that serves")
-        socket = app.link / "run" / "private" / "probe.sock"
-        answer = ask_until_good(socket, entry["domains"][0], entry["health_path"], int(entry["health_timeout"]))
+        answer = probe(app.link / "run", {"host": host_form(entry["domains"][0]), "path": path, "seconds": seconds})
         if not answer.good:
-            module.fail_json(
-                msg=f"{app.name} isn't well: {entry['health_path']} answers {answer.status} {answer.text[:200]}"
-            )
+            module.fail_json(msg=f"{app.name} isn't well: {path} got no 200, but {unwell(path, answer)[:600]}")
     module.exit_json(changed=False)
 
 

@@ -63,7 +63,7 @@ def main() -> None:
     elif before:
         before.unmark("withdrawn")
     link_atomically(app.link, f"releases/{release.id}")
-    answer = probe(app.link / "run" / "private" / "probe.sock", module.params)
+    answer = probe(app.link / "run", module.params)
     silence = front_door.silence(run) if answer.good else ""
     if silence or not answer.good:
         if before:

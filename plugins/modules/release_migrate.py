@@ -99,7 +99,8 @@ class Migration:
         status, out, err = self.module.run_command(
             ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}-migrate",
              *(f"--property={key}={value}" for key, value in properties.items()),
-             f"--setenv=PATH={folder}/venv/bin:/usr/bin:/bin", f"--setenv=PYTHONPATH={folder}/code",
+             f"--setenv=PATH={folder}/venv/bin:/usr/local/bin:/usr/bin:/bin", f"--setenv=PYTHONPATH={folder}/code",
+             "--setenv=HOME=/var/tmp", "--setenv=LANG=C.UTF-8", "--setenv=LC_CTYPE=C.UTF-8",
              # systemd replaces ${…} and $$ in a command; these are the program's.
              *(word.replace("$", "$$") for word in words)]
         )  # fmt: skip

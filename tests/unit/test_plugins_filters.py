@@ -34,8 +34,8 @@ def options() -> dict[str, Any]:
 
 def numbers(**given: Any) -> Tuning:
     """Work out the numbers of an app that chooses none, on a small host; but for what is given."""
-    chosen = {"processes": None, "threads": None, "worker_memory": None, "harakiri": 60, "cores": 1, "memory_mb": 1024}
-    return tuned(**{**chosen, **given})
+    chosen = {"processes": None, "threads": None, "worker_memory": None, "harakiri": 60, "health_timeout": 30}
+    return tuned(**{**chosen, "cores": 1, "memory_mb": 1024, **given})
 
 
 # --- an app's entry
@@ -245,6 +245,11 @@ def test_a_workers_memory_follows_from_the_hosts_and_the_operators_comes_first(
     assert found["worker_memory"] == each
 
 
+@pytest.mark.parametrize(("health_timeout", "start"), [(1, 120), (120, 120), (300, 300)])
+def test_import_may_take_as_long_as_the_app_may_to_become_healthy(health_timeout: int, start: int) -> None:
+    assert numbers(health_timeout=health_timeout)["start_timeout"] == start
+
+
 @pytest.mark.parametrize("memory_mb", [512, 1000, 2048, 8191, 65536, 999_999])
 @pytest.mark.parametrize("processes", [1, 2, 3, 7, 64])
 def test_the_workers_of_an_app_take_no_more_than_half_of_the_host_where_it_has_enough(
@@ -259,6 +264,7 @@ def test_the_workers_of_an_app_take_no_more_than_half_of_the_host_where_it_has_e
 def test_an_apps_numbers_are_worked_out_for_the_host_that_release_state_told_of(filters: Any) -> None:
     host = {"cores": 4, "memory_mb": 8192, "python": "3.11.2", "uwsgi": "2.0.21"}
     app = {"name": "news", "processes": None, "threads": None, "worker_memory": None, "harakiri": "60"}
+    app["health_timeout"] = "30"
     assert filters["tuning"](app, host) == numbers(cores=4, memory_mb=8192)
     own = {"processes": 3, "threads": 2, "worker_memory": 300}
     assert filters["tuning"]({**app, **own}, host) == numbers(**own, cores=4, memory_mb=8192)

@@ -7,8 +7,11 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import socket
 import sqlite3
+import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +32,7 @@ from ansible.module_utils.release import (
     wait_for_empty_queue,
 )
 from ansible.module_utils.release_lock import Holder, Lock
-from ansible.module_utils.unix_http import Answer, ask, ask_until_good
+from ansible.module_utils.unix_http import Answer, ask, ask_app, until_good
 
 MINE = (os.getuid(), os.getgid())
 IDS = [f"2026010{day}T000000Z-0123abcd" for day in range(1, 10)]
@@ -584,7 +587,7 @@ class Switch:
     def probe(self, path: Path, params: dict[str, Any]) -> Answer:
         self.note("probe")
         # Through the link: what NGINX will ask.
-        assert path == self.app.link / "run" / "private" / "probe.sock"
+        assert path == self.app.link / "run"
         assert (params["host"], params["path"], params["seconds"]) == ("news.example.org", "/status", 30)
         return self.answer
 
@@ -892,7 +895,8 @@ def served(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
     servers = []
 
     def start(*answers: bytes | Callable[[socket.socket], object]) -> SimpleNamespace:
-        path = tmp_path / "probe.sock"
+        path = tmp_path / "private" / "uwsgi.sock"
+        path.parent.mkdir(exist_ok=True)
         calls = [
             answer if callable(answer) else (lambda client, text=answer: client.sendall(text)) for answer in answers
         ]
@@ -965,15 +969,118 @@ def test_nobody_there_is_no_answer(tmp_path: Path) -> None:
 
 def test_an_instance_is_asked_until_it_is_good(served: Any) -> None:
     found = served(b"HTTP/1.1 503 X\r\nContent-Length: 4\r\n\r\nDown", b"", GOOD)
-    assert ask_until_good(found.path, "x", "/", 10).text == "Alive"
+    assert until_good(partial(ask, found.path, "x", "/"), 10).text == "Alive"
     assert len(found.server.requests) == 3
 
 
 def test_the_last_answer_is_told_when_the_time_is_over(served: Any) -> None:
     found, start = served(b"HTTP/1.1 503 X\r\nContent-Length: 4\r\n\r\nDown"), time.monotonic()
-    answer = ask_until_good(found.path, "x", "/", 0.5)
+    answer = until_good(partial(ask, found.path, "x", "/"), 0.5)
     assert (answer.status, answer.text) == (503, "Down")
     assert time.monotonic() - start < 3
+
+
+# --- an app is asked by the uwsgi protocol
+
+
+def variables(packet: bytes) -> dict[str, str]:
+    """Read a uwsgi packet as uWSGI does."""
+    modifier1, size, modifier2 = struct.unpack("<BHB", packet[:4])
+    assert (modifier1, size, modifier2) == (0, len(packet) - 4, 0)
+    words, at = [], 4
+    while at < len(packet):
+        (length,) = struct.unpack_from("<H", packet, at)
+        words.append(packet[at + 2 : at + 2 + length].decode())
+        at += 2 + length
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+# NGINX's own, from Debian's uwsgi_params; DOCUMENT_ROOT is of no use to an app.
+UWSGI_PARAMS = """
+    QUERY_STRING REQUEST_METHOD CONTENT_TYPE CONTENT_LENGTH REQUEST_URI PATH_INFO SERVER_PROTOCOL REQUEST_SCHEME HTTPS
+    REMOTE_ADDR REMOTE_PORT SERVER_PORT SERVER_NAME HTTP_HOST"""
+
+
+def passed_on_by_nginx() -> set[str]:
+    """Name the variables that NGINX always passes: its own, and those of the app's site."""
+    site = (Path(__file__).parents[2] / "roles/flask_app/templates/nginx_app.conf.j2").read_text()
+    return {*UWSGI_PARAMS.split(), *re.findall(r"^uwsgi_param (\S+) (?!.*if_not_empty)", site, re.MULTILINE)}
+
+
+def test_app_is_asked_as_nginx_asks_for_a_visitor_who_came_by_https(served: Any) -> None:
+    found = served(GOOD)
+    assert ask_app(found.path, "news.example.org", "/gr%C3%BCn?a=%20", 5) == Answer(200, "Alive")
+    told = variables(found.server.requests[0])
+    assert set(told) >= passed_on_by_nginx()
+    assert (told["REQUEST_METHOD"], told["PATH_INFO"], told["QUERY_STRING"]) == ("GET", "/grün", "a=%20")
+    assert told["REQUEST_URI"] == "/gr%C3%BCn?a=%20"
+    assert told["HTTP_HOST"] == told["SERVER_NAME"] == told["HTTP_X_FORWARDED_HOST"] == "news.example.org"
+    assert (told["HTTPS"], told["REQUEST_SCHEME"], told["HTTP_X_FORWARDED_PROTO"]) == ("on", "https", "https")
+    assert (told["REMOTE_ADDR"], told["SERVER_PORT"]) == ("127.0.0.1", "443")
+
+
+def test_app_at_an_ipv6_address_is_asked_by_its_host_header(served: Any) -> None:
+    found = served(GOOD)
+    assert ask_app(found.path, "[2001:db8::7]", "/", 5).good
+    assert variables(found.server.requests[0])["HTTP_HOST"] == "[2001:db8::7]"
+
+
+@pytest.mark.parametrize("answer", [hang, drip])
+def test_app_that_hangs_or_drips_costs_no_more_than_the_time_given(served: Any, answer: Any) -> None:
+    path, start = served(answer).path, time.monotonic()
+    assert ask_app(path, "x", "/", 0.3).text == "no answer (timed out)"
+    assert time.monotonic() - start < 3
+
+
+def test_app_cannot_be_asked_for_what_is_no_path(served: Any) -> None:
+    assert ask_app(served(GOOD).path, "x", "/größe", 5).text.startswith("no answer (")
+
+
+@pytest.mark.parametrize("status", [301, 302, 308, 401, 403, 404, 405, 410])
+def test_probe_ends_at_once_with_an_answer_that_stays(served: Any, app: App, status: int) -> None:
+    found = served(b"HTTP/1.1 %d X\r\nLocation: /login\r\nContent-Length: 4\r\n\r\nGone" % status)
+    params, start = {"host": "x", "path": "/", "seconds": 20}, time.monotonic()
+    answer = release_utils.probe(found.path.parent.parent, params)
+    assert (answer.status, answer.good) == (status, False)
+    assert time.monotonic() - start < 5
+    said = release_utils.probe_failure(lambda *_, **__: (0, "its journal", ""), made(app, "g")[0], params, answer)
+    assert said.startswith(f"/ got no 200, but {status} (to /login), which no waiting changes. Set health_path to ")
+    assert said.endswith("it is /. The answer was:\nGone\nThe last lines of its journal:\nits journal")
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503])
+def test_probe_goes_on_after_an_answer_that_may_change(served: Any, status: int) -> None:
+    found = served(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status, GOOD)
+    assert release_utils.probe(found.path.parent.parent, {"host": "x", "path": "/", "seconds": 20}).good
+
+
+def test_release_without_a_socket_for_the_probe_is_asked_where_nginx_asks(served: Any) -> None:
+    found = served(GOOD)
+    found.path.rename(found.path.parents[1] / "uwsgi.sock")
+    assert release_utils.probe(found.path.parents[1], {"host": "x", "path": "/", "seconds": 20}).good
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 404 X\r\nContent-Length: 4\r\n\r\nGone", "news isn't well: /status got no 200, but 404, which no"),
+        (b"HTTP/1.1 503 X\r\nContent-Length: 4\r\n\r\nDown", "news isn't well: /status got no 200, but 503:\nDown"),
+        (GOOD, None),
+    ],
+)
+def test_app_that_is_served_is_asked_for_its_health(
+    run_module: Any, served: Any, app: App, monkeypatch: pytest.MonkeyPatch, answer: bytes, said: str | None
+) -> None:
+    found = served(answer)
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket has to fit in 107 characters
+        monkeypatch.setattr(release_utils, "SERVED", Path(short))
+        (release,) = made(app, "g")
+        filesystem.link_atomically(app.link, f"releases/{release.id}")
+        (release.folder / "run").symlink_to(found.path.parents[1])
+        entry = {"name": "news", "domains": ["2001:DB8::7"], "health_path": "/status", "health_timeout": 1}
+        told = run_module("app_health", apps=[entry])
+        assert told.get("msg", "").startswith(said) if said else told["changed"] is False
+    assert variables(found.server.requests[0])["HTTP_HOST"] == "[2001:db8::7]"
 
 
 # --- dependencies

@@ -100,7 +100,7 @@ def test_request_that_fails_is_not_taken_for_one_that_hangs() -> None:
 
 def test_each_forked_worker_is_watched() -> None:
     done = worker("""
-        app = Watchdog(lambda environ, start_response: environ["PATH_INFO"] == "/" or time.sleep(60), 1, 10**6)
+        app = Watchdog(lambda environ, start_response: time.sleep(60 * (environ["PATH_INFO"] != "/")) or [], 1, 10**6)
         request(app, "/")
         if (child := os.fork()) == 0:
             request(app, "/hang")
@@ -158,3 +158,103 @@ def test_request_is_kept_at_the_door_while_the_first_thread_is_asked_and_then_an
     before, after = done.stderr.split("asked to end\n")
     assert "answered with the door shut" not in before
     assert "answered with the door open" in after, "what came meanwhile was never answered"
+
+
+# --- answers that come piece by piece
+
+
+def streaming(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that says what `pieces` are; `send` sends so many of them, as long as the client is there."""
+    return worker(
+        textwrap.dedent(script).partition("\n---\n")[0]
+        + textwrap.dedent("""
+            app = Watchdog(lambda environ, start_response: pieces(), 1, 10**6)
+            def send(count):
+                answer = request(app, "/stream")
+                sent = [piece for _, piece in zip(range(count), answer)]
+                answer.close()
+                return len(sent)
+        """)
+        + textwrap.dedent(script).partition("\n---\n")[2]
+    )
+
+
+def test_stream_that_gets_on_may_take_longer_than_harakiri() -> None:
+    done = streaming("""
+        def pieces():
+            for number in range(9):
+                time.sleep(0.4)
+                yield b"piece"
+        ---
+        say(f"{send(99)} pieces, left: {app.begun}")
+    """)
+    assert (done.returncode, done.stderr) == (0, "9 pieces, left: {}\n")
+
+
+def test_stream_whose_client_has_left_is_closed_and_no_longer_watched() -> None:
+    done = streaming("""
+        def pieces():
+            try:
+                while True:
+                    yield b"piece"
+            finally:
+                say("closed")
+        ---
+        say(f"{send(2)} pieces, left: {app.begun}")
+        time.sleep(3)
+    """)
+    assert (done.returncode, done.stderr) == (0, "closed\n2 pieces, left: {}\n")
+
+
+def test_stream_of_which_a_piece_hangs_ends_the_worker() -> None:
+    done = streaming("""
+        def pieces():
+            yield b"piece"
+            time.sleep(60)
+            yield b"never"
+        ---
+        threading.Thread(target=send, args=[9], daemon=True).start()
+        time.sleep(30)
+    """)
+    assert done.returncode == -signal.SIGKILL
+    assert "HARAKIRI: GET /stream (request id -) has hung for 1 s" in done.stderr and "in pieces" in done.stderr
+
+
+def test_file_goes_to_uwsgi_as_it_is() -> None:
+    done = worker("""
+        file = open("/etc/hostname", "rb")
+        app = Watchdog(lambda environ, start_response: file, 1, 10**6)
+        say(f"{request(app, '/') is file}, left: {app.begun}")
+    """)
+    assert done.stderr == "True, left: {}\n"
+
+
+def test_worker_in_which_no_thread_gets_on_ends_and_shows_where() -> None:
+    done = worker("""
+        import re
+        def application(environ, start_response):
+            re.match("(a+)+$", "a" * 50 + "b")  # keeps Python's lock
+        request(Watchdog(application, 1, 10**6), "/")
+    """)
+    assert done.returncode == 1
+    assert "Timeout (0:00:04)!" in done.stderr and "in application" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sent", "header"),
+    [
+        ({"Content-Type": "text/event-stream; charset=utf-8"}, "no"),
+        ({"content-type": "text/event-stream", "x-accel-buffering": "yes"}, "yes"),
+        ({"Content-Type": "text/html"}, None),
+    ],
+)
+def test_server_sent_events_are_handed_on_one_by_one(sent: dict[str, str], header: str | None) -> None:
+    done = worker(f"""
+        def start(status, headers):
+            say(str([value for name, value in headers if name.lower() == "x-accel-buffering"]))
+        def application(environ, start_response):
+            start_response("200 OK", {list(sent.items())})
+            return [b""]
+        request(Watchdog(application, 1, 10**6), "/")
+    """)
+    assert done.stderr == f"{[header] if header else []}\n"

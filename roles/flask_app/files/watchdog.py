@@ -1,18 +1,19 @@
 """Ends a worker in which a single request hangs, or which has grown too large, and says in the journal why.
 
-uWSGI 2.0 has one deadline for a whole worker, and each request that begins or ends in another of its threads sets it
-anew or takes it back: in a busy worker a request may hang for ever. Its harakiri still ends a worker in which no thread
-gets on. And it can limit a worker's memory, but then reads it from /proc after each request; here it is read once a
-second.
+uWSGI's own deadline, harakiri, isn't used. On Debian 12 it is one for a whole worker, and each request that begins or
+ends in another of its threads sets it anew or takes it back: in a busy worker a request may hang for ever. And it
+counts until an answer is complete: a stream that lasts longer ends its worker, with all that it works on. uWSGI can
+limit a worker's memory as well, but then reads it from /proc after each request; here it is read once a second.
 """
 
+import faulthandler
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +34,46 @@ class Watchdog:
         self.opened.set()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer a request. What a streaming response takes after that is not watched."""
+        """Answer a request. Of an answer that comes piece by piece, each piece may take as long."""
         if self.watched != os.getpid():
             self.watch()
         thread = threading.get_ident()
         # Without the query, which may hold a secret. NGINX's log has the id as well.
         request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
-        self.begun[thread] = (time.monotonic(), f"{request} (request id {environ.get('HTTP_X_REQUEST_ID', '-')})")
+        said = f"{request} (request id {environ.get('HTTP_X_REQUEST_ID', '-')})"
+        self.begun[thread] = (time.monotonic(), said)
+        answer: Iterable[bytes] = ()
         try:
             if not self.opened.is_set() and thread == threading.main_thread().ident:
                 self.opened.wait()
-            return self.application(environ, start_response)
+            answer = self.application(environ, unbuffered(start_response))
+            # A file goes as it is: uWSGI sends it by itself.
+            if not isinstance(answer, list | tuple) and not hasattr(answer, "read"):
+                answer = Pieces(answer, self.begun, thread, said)
+            return answer
         finally:
-            del self.begun[thread]
+            if not isinstance(answer, Pieces):
+                del self.begun[thread]
 
     def watch(self) -> None:
         """Start to watch, once in each process: a thread doesn't outlive the fork that makes a worker."""
         with self.lock:
             if self.watched != os.getpid():
+                if not self.watched:
+                    # A child would wait for ever for the thread that it doesn't have.
+                    os.register_at_fork(before=faulthandler.cancel_dump_traceback_later)
                 self.watched = os.getpid()
                 threading.Thread(target=self.look, name="watchdog", daemon=True).start()
 
     def look(self) -> None:
         """Look at the requests and the memory each second, and end this worker when there is a reason to."""
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGHUP}
+        )  # uWSGI's handler crashes in a thread that isn't its own
         start = time.monotonic()
         while True:
+            # Where not even this thread gets on, since another keeps Python's lock, this ends the worker all the same.
+            faulthandler.dump_traceback_later(self.harakiri + 3, exit=True)
             time.sleep(1)
             for thread, (begun, request) in list(self.begun.items()):
                 if time.monotonic() - begun > self.harakiri:
@@ -71,6 +87,7 @@ class Watchdog:
         stack = sys._current_frames().get(thread)
         say(f"HARAKIRI: {request} has hung for {self.harakiri:g} s in process {os.getpid()}, which ends:")
         say("".join(traceback.format_stack(stack)) if stack else "(it has just ended)")
+        faulthandler.cancel_dump_traceback_later()
         self.ask_to_end()
         self.wait_for_others()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -78,6 +95,7 @@ class Watchdog:
     def end_large(self, size: int) -> None:
         """End this worker for its size, once its requests are answered."""
         say(f"process {os.getpid()} has {size} MB of memory, and is replaced: the limit is {self.worker_memory} MB")
+        faulthandler.cancel_dump_traceback_later()
         self.ask_to_end()
         time.sleep(self.harakiri + 1)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -112,6 +130,44 @@ class Watchdog:
             latest = time.monotonic() - self.harakiri
             if all(begun < latest for begun, _ in list(self.begun.values())):
                 return
+
+
+class Pieces:
+    """An answer that comes piece by piece: each of them is noted when it begins."""
+
+    def __init__(self, answer: Iterable[bytes], begun: dict[int, tuple[float, str]], thread: int, request: str) -> None:
+        """Note what is answered, where the request is noted, by which thread, and as what."""
+        self.answer, self.pieces = answer, iter(answer)
+        self.begun, self.thread, self.request = begun, thread, request
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Begin."""
+        return self
+
+    def __next__(self) -> bytes:
+        """Give the next piece."""
+        self.begun[self.thread] = (time.monotonic(), self.request)
+        return next(self.pieces)
+
+    def close(self) -> None:
+        """End, as uWSGI asks for whatever became of the answer."""
+        try:
+            if hasattr(self.answer, "close"):
+                self.answer.close()
+        finally:
+            self.begun.pop(self.thread, None)
+
+
+def unbuffered(start_response: Callable[..., Any]) -> Callable[..., Any]:
+    """Have NGINX hand on server-sent events one by one, unless the app itself says whether it shall."""
+
+    def start(status: str, headers: list[tuple[str, str]], *more: object) -> object:
+        told = {name.lower(): value for name, value in headers}
+        if told.get("content-type", "").startswith("text/event-stream") and "x-accel-buffering" not in told:
+            headers = [*headers, ("X-Accel-Buffering", "no")]
+        return start_response(status, headers, *more)
+
+    return start
 
 
 def memory() -> int:

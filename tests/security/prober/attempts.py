@@ -35,6 +35,18 @@ ATTEMPTS: dict[str, Attempt] = {}
 NEEDS: dict[str, Attempt] = {}
 
 SHARED = Path("/srv/prober/shared")
+COUNTED: list[int] = []
+
+
+def count() -> None:
+    """Go on counting, as a thread that an app starts at its import."""
+    while len(COUNTED) < 10**6:
+        COUNTED.append(1)
+        time.sleep(0.05)
+
+
+threading.Thread(target=count, daemon=True).start()
+
 WRITABLE = (SHARED, Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
 
 
@@ -667,3 +679,41 @@ def _(targets: Targets) -> str:
         sock.send(b"<14>prober: a line of its own")
     print("a line by its standard output", flush=True)
     return "fine"
+
+
+@need("use a thread that it started at its import")
+def _(_: Targets) -> str:
+    before = len(COUNTED)
+    time.sleep(0.3)
+    if len(COUNTED) == before:
+        raise RuntimeError("the thread is dead")
+    return f"{len(COUNTED)} times"
+
+
+@need("run a program of its venv by name")
+def _(_: Targets) -> str:
+    return subprocess.run(["flask", "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+@need("run the Python of its venv by sys.executable")
+def _(_: Targets) -> str:
+    words = [sys.executable, "-c", "import flask, sys; print(sys.prefix)"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20)
+    if done.stdout.strip() != sys.prefix:
+        raise RuntimeError(done.stdout)
+    return sys.executable
+
+
+@need("write below its home")
+def _(_: Targets) -> str:
+    path = Path("~/.cache/prober").expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "kept").write_text("kept")
+    return str(path)
+
+
+@need("read UTF-8 without naming it")
+def _(_: Targets) -> str:
+    path = Path(tempfile.gettempdir(), "greeting")
+    path.write_bytes("Grüße aus Ærø".encode())
+    return path.read_text()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attempts
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, jsonify, redirect, request
 
 SHARED = Path("/srv/prober/shared")
 RECEIVED = SHARED / "received.jsonl"
@@ -67,8 +67,9 @@ def create_app() -> Flask:
         return answer
 
     @app.get("/-/health")
-    def health() -> str:
-        return "Alive"
+    def health() -> Response | str:
+        # Whoever doesn't come by HTTPS is sent there, as many apps do: the probe has to ask as a visitor does.
+        return "Alive" if request.is_secure else redirect(request.url.replace("http", "https", 1))
 
     @app.get("/-/received")
     def everything() -> Response:
