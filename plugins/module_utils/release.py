@@ -320,13 +320,13 @@ def probe(runtime: Path, params: dict[str, Any]) -> Answer:
         runtime: the release's folder of sockets, or a path through the link that says what is served.
         params: PROBE_ARGUMENTS.
     """
+    return ask_app_until_good(lambda: probe_socket(runtime), params["host"], params["path"], params["seconds"])
 
-    def socket() -> Path:
-        # A release that was made before there was one of the probe's own is asked where NGINX asks.
-        own = runtime / "private" / "uwsgi.sock"
-        return own if own.exists() else runtime / "uwsgi.sock"
 
-    return ask_app_until_good(socket, params["host"], params["path"], params["seconds"])
+def probe_socket(runtime: Path) -> Path:
+    """Tell where a release is asked: at a socket of the probe's own, or where NGINX asks if it was made without."""
+    own = runtime / "private" / "uwsgi.sock"
+    return own if own.exists() else runtime / "uwsgi.sock"
 
 
 def unwell(path: str, answer: Answer) -> str:

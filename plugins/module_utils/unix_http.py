@@ -15,8 +15,6 @@ from urllib.parse import unquote_to_bytes
 
 from ansible.module_utils.addresses import host_form
 
-from ansible.module_utils.addresses import host_form
-
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -161,6 +159,11 @@ def until_good(question: Callable[[float], Answer], seconds: float, *, patient: 
 def ask(path: Path, host: str, url_path: str, timeout: float) -> Answer:
     """Send one GET over a unix socket, and wait at most `timeout` seconds for the whole answer."""
     return exchange(UnixConnection(path, host, timeout), url_path)
+
+
+def ask_until_good(path: Path, host: str, url_path: str, seconds: float) -> Answer:
+    """Ask over a unix socket until the answer is 200 or the time (seconds) is over; returns the last answer."""
+    return until_good(lambda left: ask(path, host, url_path, left), seconds)
 
 
 def ask_app(path: Path, host: str, url_path: str, timeout: float) -> Answer:

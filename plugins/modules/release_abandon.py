@@ -11,6 +11,7 @@ from ansible.module_utils.kept_pages import forget
 from ansible.module_utils.release import (
     Release,
     RunCommand,
+    probe_socket,
     release_module,
     serving,
     stop_instance,
@@ -18,7 +19,7 @@ from ansible.module_utils.release import (
     wait_for_empty_queue,
 )
 from ansible.module_utils.release_lock import Lock
-from ansible.module_utils.unix_http import ask
+from ansible.module_utils.unix_http import ask_app
 
 DOCUMENTATION = r"""
 ---
@@ -69,7 +70,7 @@ def still_serving(run: RunCommand, release: Release) -> str:
     """Say whether the release that `current` names serves: its instance is asked, and NGINX."""
     path = release.record().get("health", {}).get("path") or "/"
     # Which status it is doesn't matter: as long as the app answers, it is as well as it was.
-    if not ask(release.probe_socket, "localhost", path, 5).status:
+    if not ask_app(probe_socket(release.runtime), "localhost", path, 5).status:
         return f"The release {release.id} is current as before, and its instance doesn't answer: {release.service}"
     if silence := front_door.silence(run):
         return f"The release {release.id} is current as before. {silence}"

@@ -755,12 +755,12 @@ def test_what_goes_on_serving_was_asked(
     # A socket's path has at most 108 characters.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(release_utils, "RUNTIME", Path())
-    old.probe_socket.parent.mkdir(parents=True)
+    old.runtime.mkdir(parents=True)
     silent = [""]
     monkeypatch.setattr(front_door, "silence", lambda _: silent[0])
     said = partial(plugin("modules", "release_abandon").still_serving, lambda *_: (0, "", ""), old)
     assert said() == f"The release {old.id} is current as before, and its instance doesn't answer: {old.service}"
-    Nginx(old.probe_socket, 2)
+    Nginx(release_utils.probe_socket(old.runtime), 2)
     assert said() == f"The release {old.id} goes on serving."
     silent[0] = "NGINX doesn't answer"
     assert said() == f"The release {old.id} is current as before. NGINX doesn't answer"
