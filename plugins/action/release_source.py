@@ -53,6 +53,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         source = Source.parse(app["source"], app["version"], tuple(app["exclude"]))
         try:
             source_digest, described, requires_python = source.digest(), source.described(), source.requires_python()
+            source.check_requirements(app["requirements"])
         except SourceError as error:
             raise AnsibleActionFail(f"{app['name']}: {error}") from error
         options = {name: value for name, value in app.items() if name not in HOW}

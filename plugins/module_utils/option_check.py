@@ -24,11 +24,13 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
 from ansible.module_utils import own_certificate
+from ansible.module_utils import requirements as requirement_files
 from ansible.module_utils.addresses import is_address
 from packaging.version import InvalidVersion, Version
 
@@ -1299,6 +1301,9 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
             f"Looked in {source.path}.",
             file,
         )
+    if isinstance(file, str):
+        for problem in requirement_files.problems(file, partial(released_text, source.path, excluded)):
+            report.add(f"{where}.requirements", f"{problem}.", value=file)
     if isinstance(entry := app.get("wsgi"), str):
         check_module(report, f"{where}.wsgi", entry, source.path, excluded, str(app.get("requirements", "")))
     for prefix, folder in static.items():
@@ -1317,6 +1322,14 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
                 f"It has {hidden}.",
                 path,
             )
+
+
+def released_text(source: Path, excluded: Sequence[str], name: str) -> str | None:
+    """Text of a file of a source directory; None where a release has none."""
+    path = source / name
+    if excluding(name, excluded) or name.split("/")[0] == ".." or not path.is_file():
+        return None
+    return path.read_text(errors="replace")
 
 
 def check_apart(report: Report, where: str, paths: object) -> None:

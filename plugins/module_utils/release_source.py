@@ -10,20 +10,24 @@ import hashlib
 import io
 import json
 import os
-import posixpath
 import subprocess
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.requirements import problems
+
 # Cost of the stretched hash: 64 MiB and about 0.2 s a run.
 SCRYPT = {"n": 2**16, "r": 8, "p": 1, "maxmem": 2**27}
+
+MAX_LINKS = 40
+"""Links on the way of one path, as Linux has it."""
 
 OF_ANOTHER_REPOSITORY = {
     "GIT_DIR",
@@ -49,11 +53,82 @@ class Entry:
     content: bytes
 
 
-def leads_out(name: str, link: str) -> bool:
-    """Whether a link leads out of the source that it is in, or names something by its place on the control node."""
-    return (
-        link.startswith("/") or posixpath.normpath(posixpath.join(posixpath.dirname(name), link)).split("/")[0] == ".."
-    )
+def landing(path: str, links: Mapping[str, str]) -> str | None:
+    """Follow a path below a source as a kernel will, through the links on its way.
+
+    Args:
+        path: From the top of the source.
+        links: Target of each link of the source, by its name.
+
+    Returns:
+        The path without links; None where it leads out of the source, or in a circle.
+    """
+    ahead, found, followed = path.split("/")[::-1], list[str](), 0
+    if path.startswith("/"):
+        return None
+    while ahead:
+        part = ahead.pop()
+        if part == "..":
+            if not found:
+                return None
+            found.pop()
+        elif part not in ("", "."):
+            found.append(part)
+            if (target := links.get("/".join(found))) is not None:
+                followed += 1
+                if target.startswith("/") or followed > MAX_LINKS:
+                    return None
+                found.pop()
+                ahead += target.split("/")[::-1]
+    return "/".join(found)
+
+
+class Layout:
+    """The names of a source as they will be written on a host: nothing twice, nothing elsewhere.
+
+    Git's own commands make no tree that is refused here. One that was written by hand can have a link and below its
+    name a file, which would land where the link leads.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.files: set[str] = set()
+        self.folders: set[str] = set()
+        self.links: dict[str, str] = {}
+
+    def add(self, name: str, link: str | None = None) -> None:
+        """Take one more file or link.
+
+        Raises:
+            SourceError: it can't be written beside the others, or below the source.
+        """
+        parts = name.split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            raise SourceError(f"{name} is no name of a file: it would be written outside of the source. Remove it")
+        above = ["/".join(parts[:end]) for end in range(1, len(parts))]
+        twice = next((path for path in [*above, name] if path in self.files), name if name in self.folders else None)
+        if twice is not None:
+            raise SourceError(
+                f"{twice} is in the source twice, as a file or link and as something else, and one would be written"
+                " through the other. Keep one of them, or exclude it"
+            )
+        self.folders.update(above)
+        self.files.add(name)
+        if link is not None:
+            self.links[name] = link
+
+    def check_links(self) -> None:
+        """Check, when all names are known, that each link stays within the source.
+
+        Raises:
+            SourceError: one doesn't.
+        """
+        for name, link in self.links.items():
+            if landing(name, self.links) is None:
+                raise SourceError(
+                    f"the link {name} of the source leads out of it, to {link}, which isn't there on a host (or it"
+                    " leads in a circle): replace it by what it names, or exclude it"
+                )
 
 
 @dataclass(frozen=True)
@@ -80,17 +155,17 @@ class Source:
     def entries(self) -> Iterator[Entry]:
         """All files and links, sorted by name.
 
+        Whoever takes them all knows that they can be written: the last thing that is looked at are the links.
+
         Raises:
-            SourceError: it isn't there or can't be read.
+            SourceError: it isn't there, can't be read, or would be written elsewhere than below its folder.
         """
         found = {"directory": self._directory_entries, "git": self._git_entries}.get(self.kind)
+        layout = Layout()
         for entry in found() if found else ():
-            if entry.link is not None and leads_out(entry.name, entry.link):
-                raise SourceError(
-                    f"the link {entry.name} of the source leads out of it, to {entry.link}, which isn't there on a"
-                    " host: replace it by what it names, or exclude it"
-                )
+            layout.add(entry.name, entry.link)
             yield entry
+        layout.check_links()
 
     def _excluded(self, name: str) -> bool:
         return any(fnmatch.fnmatch(part, pattern) for part in name.split("/") for pattern in self.exclude)
@@ -187,6 +262,28 @@ class Source:
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SourceError(f"the source's pyproject.toml can't be read: {error}") from error
         return str(project.get("requires-python", ""))
+
+    def text_of(self, name: str) -> str | None:
+        """Text of one file, wherever links lead to it; None where there is none."""
+        contents, links = dict[str, bytes](), dict[str, str]()
+        for entry in self.entries():
+            if entry.link is not None:
+                links[entry.name] = entry.link
+            elif entry.name == name:
+                contents[name] = entry.content
+        path = landing(name, links)
+        if path not in (None, name):
+            return self.text_of(str(path))
+        return contents[name].decode(errors="replace") if name in contents else None
+
+    def check_requirements(self, name: str) -> None:
+        """Check that no line of a requirements file, or of one that it includes, has code run while it is installed.
+
+        Raises:
+            SourceError: some do; the text names each.
+        """
+        if found := problems(name, self.text_of):
+            raise SourceError("its requirements can't be installed:\n" + "\n".join(map(str, found)))
 
     def write_archive(self, path: Path, time: int) -> None:
         """Write the contents as code.tar.gz, without owners; readable for all, as code of a release is.
