@@ -14,20 +14,18 @@ import subprocess
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.filesystem import landing
 from ansible.module_utils.requirements import problems
 
 # Cost of the stretched hash: 64 MiB and about 0.2 s a run.
 SCRYPT = {"n": 2**16, "r": 8, "p": 1, "maxmem": 2**27}
-
-MAX_LINKS = 40
-"""Links on the way of one path, as Linux has it."""
 
 OF_ANOTHER_REPOSITORY = {
     "GIT_DIR",
@@ -51,36 +49,6 @@ class Entry:
     executable: bool
     link: str | None  # target of a symbolic link
     content: bytes
-
-
-def landing(path: str, links: Mapping[str, str]) -> str | None:
-    """Follow a path below a source as a kernel will, through the links on its way.
-
-    Args:
-        path: From the top of the source.
-        links: Target of each link of the source, by its name.
-
-    Returns:
-        The path without links; None where it leads out of the source, or in a circle.
-    """
-    ahead, found, followed = path.split("/")[::-1], list[str](), 0
-    if path.startswith("/"):
-        return None
-    while ahead:
-        part = ahead.pop()
-        if part == "..":
-            if not found:
-                return None
-            found.pop()
-        elif part not in ("", "."):
-            found.append(part)
-            if (target := links.get("/".join(found))) is not None:
-                followed += 1
-                if target.startswith("/") or followed > MAX_LINKS:
-                    return None
-                found.pop()
-                ahead += target.split("/")[::-1]
-    return "/".join(found)
 
 
 class Layout:

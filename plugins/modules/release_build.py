@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import sys
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
 from ansible.module_utils.release import Release, release_module
-from ansible.module_utils.uv import UV, install
+from ansible.module_utils.requirements import included
+from ansible.module_utils.sandbox import Sandbox, Unfit, taken_environment
+from ansible.module_utils.uv import UV, install, make_environment, run_uv
 
 DOCUMENTATION = r"""
 ---
 module: release_build
 short_description: The virtual environment of a release, from wheels alone
 description:
-  - Only wheels are installed, so that nothing from a package index runs as root while a release is built.
+  - Only wheels are installed, so that nothing from a package index runs while a release is built. uv itself runs as an
+    account without rights, in a sandbox with a cache of the app's own; what it made is root's afterwards.
   - A requirements file with hashes is taken as it is. Anything else is resolved once; the lock is recorded as
     requirements.lock with the release, and reused by the next one as long as the same was asked for.
   - uv, which does it, is installed as O(uv) says.
@@ -31,6 +32,11 @@ options:
   requirements: {description: Name of the requirements file below the code., type: str, required: true}
   requirement: {description: The app itself as name==version instead of code., type: str, default: ""}
   resolve: {description: Whether to resolve again., type: bool, default: false}
+  environment:
+    description:
+      - For uv, as HTTPS_PROXY or UV_DEFAULT_INDEX. Not shown; what is secret in it is cut out of the output.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -44,40 +50,25 @@ EXAMPLES = r"""
 """
 
 
-INCLUDES = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)", re.MULTILINE)
-
-
 def with_included(path: Path, text: str, seen: frozenset[Path] = frozenset()) -> str:
     """Put a requirements file's text and those of all files that it includes (-r, -c) into one, to tell a change."""
     parts = [text]
-    for name in INCLUDES.findall(text) if path.suffix != ".toml" else ():
-        included = path.parent / name
-        if included not in seen:
-            parts.append(with_included(included, read_text(included) or "", seen | {path, included}))
+    for _, name in included(text) if path.suffix != ".toml" else ():
+        other = path.parent / name
+        if other not in seen:
+            parts.append(with_included(other, read_text(other) or "", seen | {path, other}))
     return "\0".join(parts)
 
 
 class Build:
     """The making of one virtual environment."""
 
-    def __init__(self, module: AnsibleModule, release: Release) -> None:
-        """Note where things go, and how uv is to behave."""
-        self.module, self.release = module, release
+    def __init__(self, module: AnsibleModule, release: Release, sandbox: Sandbox) -> None:
+        """Note where things go, and where uv runs."""
+        self.module, self.release, self.sandbox = module, release, sandbox
         self.venv, self.lock = release.folder / "venv", release.folder / "requirements.lock"
-        # One cache for all apps of the host; root's, so that no app can change what another one will get.
-        os.environ.setdefault("UV_CACHE_DIR", "/var/cache/uv")
-        # The host's interpreter: Debian's uWSGI plugin is bound to it.
-        os.environ["UV_PYTHON_DOWNLOADS"] = "never"
-        os.environ["UV_NO_CONFIG"] = "1"
-
-    def uv(self, *words: str) -> None:
-        """Run uv, or fail with what it said."""
-        status, out, err = self.module.run_command([str(UV), "--quiet", "--no-progress", *words])
-        if status:
-            what = "resolved" if words[1] == "compile" else "built"
-            self.module.fail_json(
-                msg=f"the environment of {self.release.id} could not be {what}:\n{(err or out).strip()}"
-            )
+        # What a requirements file names is relative to the code.
+        self.where = release.folder / "code"
 
     def asked(self) -> tuple[Path | None, str]:
         """Find the file that names the dependencies, and its text; for a packaged app, no file and its requirement."""
@@ -107,35 +98,15 @@ class Build:
         if path is None:
             path = self.release.folder / "requirements.in"
             write_atomically(path, text + "\n", 0o644)
-        self.uv(
-            "pip", "compile", "--python", "/usr/bin/python3", "--generate-hashes", "--no-build", "--no-annotate",
-            "--no-header", "--output-file", str(self.lock), str(path),
+        locked = run_uv(
+            self.sandbox, "pip", "compile", "--python", "/usr/bin/python3", "--generate-hashes", "--no-build",
+            "--no-annotate", "--no-header", str(path), where=self.where,
         )  # fmt: skip
-        write_atomically(self.lock, head + (read_text(self.lock) or ""), 0o644)
+        write_atomically(self.lock, head + locked, 0o644)
         return self.lock
 
-    def compile(self, folder: Path) -> None:
-        """Write byte code beside the sources: nothing below a release is written once it serves.
-
-        By the host's own interpreter, and isolated: that of the environment would run what its packages have in .pth
-        files, as root. A file that doesn't compile is not the build's business: the app may never import it.
-        """
-        self.module.run_command(["/usr/bin/python3", "-I", "-m", "compileall", "-q", "-j", "0", str(folder)])
-
-    def make(self, lock: Path) -> None:
-        """Make the environment from wheels."""
-        # Relocatable, so that the next release can have a copy.
-        self.uv("venv", "--python", "/usr/bin/python3", "--no-project", "--relocatable", str(self.venv))
-        self.uv(
-            "pip", "install", "--python", str(self.venv / "bin" / "python"), "--no-build", "--require-hashes",
-            "--requirement", str(lock),
-        )  # fmt: skip
-        # uv's own, and writable for all.
-        (self.venv / ".lock").unlink(missing_ok=True)
-        self.compile(self.venv / "lib")
-
     def run(self) -> None:
-        """Make the environment, or copy that of the current release where it would be the same; compile the code."""
+        """Make the environment, or copy that of the current release where it would be the same."""
         lock = self.locked()
         made_of = f"{sys.version}\n{read_text(UV.parents[1] / 'requirements.txt')}\n{read_text(lock)}"
         key = hashlib.sha256(made_of.encode()).hexdigest() + "\n"
@@ -143,9 +114,8 @@ class Build:
         if current and read_text(current.folder / "venv.key") == key:
             self.module.run_command(["cp", "--archive", str(current.folder / "venv"), str(self.venv)], check_rc=True)
         else:
-            self.make(lock)
+            make_environment(self.sandbox, self.venv, lock, self.where)
         write_atomically(self.release.folder / "venv.key", key, 0o644)
-        self.compile(self.release.folder / "code")
 
 
 def main() -> None:
@@ -157,11 +127,15 @@ def main() -> None:
             "requirement": {"type": "str", "default": ""},
             "resolve": {"type": "bool", "default": False},
         },
-        secret=(),
+        secret=("environment",),
     )
+    environment = taken_environment(module)
     if not module.check_mode:
-        install(module, module.params["uv"])
-        Build(module, release).run()
+        install(module, module.params["uv"], environment)
+        try:
+            Build(module, release, Sandbox(release.app.name, environment)).run()
+        except Unfit as unfit:
+            module.fail_json(msg=f"the environment of {release.id} could not be built:\n{unfit}")
     module.exit_json(changed=True)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
-import tarfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release import Release, release_module
+from ansible.module_utils.sandbox import Sandbox, Unfit, compile_code, take_over
 
 DOCUMENTATION = r"""
 ---
@@ -42,6 +42,24 @@ EXAMPLES = r"""
 """
 
 
+def unpack(release: Release, archive: Path) -> None:
+    """Unpack and compile the code, as an account without rights; it is root's afterwards.
+
+    Raises:
+        Unfit: it doesn't fit on the disk, or would be written elsewhere.
+    """
+    code = release.folder / "code"
+    sandbox = Sandbox(release.app.name)
+    sandbox.give(code)
+    with archive.open("rb") as stream:
+        words = ["/usr/bin/tar", "--extract", "--gzip", "--no-same-owner", "--no-same-permissions"]
+        status, out, err = sandbox.run(words, where=code, writes=[code], stdin=stream)
+    if status:
+        raise Unfit((err or out).strip())
+    compile_code(sandbox, code, code)
+    take_over(code)
+
+
 def share(module: AnsibleModule, release: Release, name: str) -> None:
     """Make a path of the code a link to what outlives the release; the first release makes it as a folder.
 
@@ -53,11 +71,18 @@ def share(module: AnsibleModule, release: Release, name: str) -> None:
             msg=f"the source has {name}, which is to be shared among releases (option shared): exclude it, or take it"
             " out of shared"
         )
+    # Where links on its way lead: another shared path, for one, is the app's to change, and this is root.
+    folder, code = link.parent.resolve(), (release.folder / "code").resolve()
+    if not folder.is_relative_to(code):
+        module.fail_json(
+            msg=f"the link on the way to {name}, which is to be shared among releases (option shared), leads out of the"
+            " source: replace it, or share what it names"
+        )
     if link.is_dir():
         link.rmdir()
-    link.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     make_folder(release, kept)
-    link.symlink_to(kept)
+    (folder / link.name).symlink_to(kept)
 
 
 def make_folder(release: Release, folder: Path) -> None:
@@ -98,18 +123,12 @@ def main() -> None:
     code = release.folder / "code"
     try:
         code.mkdir(mode=0o755, parents=True)
+        if module.params["archive"]:
+            unpack(release, Path(module.params["archive"]))
+    except Unfit as unfit:
+        module.fail_json(msg=f"the source can't be unpacked: {unfit}")
     except OSError as error:
-        module.fail_json(msg=f"{code} can't be made: {error.strerror}")
-    if module.params["archive"]:
-        try:
-            with tarfile.open(Path(module.params["archive"])) as archive:
-                # Refuses what would land outside the folder or isn't a file, folder or link within.
-                if hasattr(tarfile, "data_filter"):
-                    archive.extractall(code, filter="data")
-                else:
-                    archive.extractall(code)  # made by our own action a moment ago
-        except (tarfile.TarError, OSError) as error:
-            module.fail_json(msg=f"the source can't be unpacked: {error}")
+        module.fail_json(msg=f"{error.filename or code} can't be made: {error.strerror}")
     try:
         for name in module.params["shared"]:
             share(module, release, name)

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import release_source
+from ansible.module_utils.filesystem import landing
 from ansible.module_utils.release_source import (
     Layout,
     Source,
     SourceError,
     input_digest,
     keyed_digest,
-    landing,
     time_of,
 )
 
