@@ -27,6 +27,7 @@ stat --format='%n %F %U:%G %a' current/release.json current/environment shared \
   "/run/$1/$id/uwsgi.sock" "/run/$1/$id/private" 2>&1 || true
 echo "== writable"; runuser -u "$1" -- find "releases/$id" -writable -not -type l
 echo "== foreign"; find "releases/$id" -not -user root
+echo "== compiled"; find "releases/$id/venv/lib" -name '*.pyc' -print -quit
 echo "== account"; getent passwd "$1"; id --name --groups "$1"
 echo "== exposure"; systemd-analyze security --no-pager "$unit.service" | tail -n 1
 echo "== processes"
@@ -97,6 +98,11 @@ def test_app_can_change_nothing_of_its_release(releases):
     for found in releases.values():
         assert found["writable"] == ""
         assert found["foreign"] == ""
+
+
+def test_environment_is_compiled_before_anybody_asks(releases):
+    for found in releases.values():
+        assert found["compiled"]
 
 
 def test_apps_account_has_no_shell_and_shares_no_group(releases):

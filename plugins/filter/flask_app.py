@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
 
 from ansible.module_utils.addresses import host_form, is_address
+from ansible.module_utils.sandbox import environment_file
 from ansible.module_utils.tuning import Tuning, tuned
 
 SPEC = Path(__file__).parents[2] / "roles" / "flask_app" / "meta" / "argument_specs.yml"
@@ -87,18 +88,6 @@ def nginx_text(value: str) -> str:
     """Quote a text for NGINX's configuration; a $ in it would be a variable, which check_options refuses."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def environment_file(values: dict[str, Any]) -> str:
-    """Names and values in the form of systemd's EnvironmentFile (systemd.exec(5)).
-
-    Within double quotes only these four are special there, and a line break stands for itself.
-    """
-    lines = []
-    for name, value in sorted(values.items()):
-        quoted = re.sub(r'(["\\`$])', r"\\\1", str(value))
-        lines.append(f'{name}="{quoted}"\n')
-    return "".join(lines)
 
 
 def tuning(app: dict[str, Any], host: dict[str, Any]) -> Tuning:

@@ -9,9 +9,10 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ansible.module_utils import sandbox
 from ansible.module_utils.filesystem import read_text
 from ansible.module_utils.release import App, Release
 
@@ -23,9 +24,8 @@ RESERVE = 200 * MB
 FIRST = 500 * MB
 """Bytes that an app's first release is taken to want: there is none yet to judge by."""
 
-UV_CACHE = Path("/var/cache/uv")
 UV_CACHE_LIMIT = 1024 * MB
-"""Bytes of uv's cache that no environment shares. Above that it begins anew: uv itself never forgets a package."""
+"""Bytes of an app's cache of uv. Above that it begins anew: uv itself never forgets a package."""
 
 
 def available(folder: Path) -> int:
@@ -39,15 +39,14 @@ def available(folder: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def size(folder: Path, *, alone: bool = False) -> int:
-    """Bytes that a folder takes on its disk; `alone`: without files that are somewhere else as well, by a hard link."""
+def size(folder: Path) -> int:
+    """Bytes that a folder takes on its disk."""
     files: dict[int, int] = {}
     for path, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
                 found = Path(path, name).lstat()
-                if not (alone and found.st_nlink > 1):
-                    files[found.st_ino] = found.st_blocks * 512
+                files[found.st_ino] = found.st_blocks * 512
     return sum(files.values())
 
 
@@ -82,11 +81,21 @@ def shortage(app: App, spare: int = 0) -> str:
     )
 
 
+def caches() -> list[Path]:
+    """List uv's caches, one for each app."""
+    return [path.parent for path in sandbox.CACHES.glob("*/.lock")]
+
+
 def empty_cache(folder: Path, limit: int = 0) -> None:
-    """Empty uv's cache if it has more than so many bytes for itself, unless a uv is at work with it."""
-    with contextlib.suppress(OSError), (folder / ".lock").open("r+") as lock:
+    """Empty a cache of uv's if it has more than so many bytes, unless a uv is at work with it.
+
+    An account without rights may write there, and this is root: no link is followed, no FIFO waited for.
+    """
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        lock = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if size(folder, alone=True) <= limit:
+        if size(folder) <= limit:
             return
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -127,14 +136,20 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watched(folder: Path) -> Iterator[Watch]:
-    """Kill what this process has started once less than the reserve is free: apps write there as well."""
+def watched(folder: Path, kill: Callable[[], object] = lambda: None) -> Iterator[Watch]:
+    """Kill what this process has started once less than the reserve is free: apps write there as well.
+
+    Args:
+        folder: Where room is looked for.
+        kill: Kills what systemd has started for this process: that is none of its descendants.
+    """
     watch, over = Watch(), threading.Event()
 
     def look() -> None:
         while not over.wait(0.1):
             if available(folder) < RESERVE:
                 watch.low = True
+                kill()
                 for pid in descendants(os.getpid()):
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
@@ -146,3 +161,5 @@ def watched(folder: Path) -> Iterator[Watch]:
     finally:
         over.set()
         watcher.join()
+        if watch.low:
+            kill()  # whoever asked systemd for it may have been killed before it was there

@@ -7,7 +7,11 @@ import grp
 import os
 import pwd
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+MAX_LINKS = 40
+"""Links on the way of one path, as Linux has it."""
 
 
 def account_ids(owner: str, group: str) -> tuple[int, int] | None:
@@ -77,3 +81,33 @@ def link_atomically(path: Path, target: str) -> None:
     beside.replace(path)
     # What is served after a boot is what the operator was told.
     keep_through_power_cut(path.parent)
+
+
+def landing(path: str, links: Mapping[str, str]) -> str | None:
+    """Follow a path below a folder as the kernel will, through the links on its way.
+
+    Args:
+        path: From the folder.
+        links: Target of each link in the folder, by its name there.
+
+    Returns:
+        The path without links; None where it leads out of the folder, or in a circle.
+    """
+    ahead, found, followed = path.split("/")[::-1], list[str](), 0
+    if path.startswith("/"):
+        return None
+    while ahead:
+        part = ahead.pop()
+        if part == "..":
+            if not found:
+                return None
+            found.pop()
+        elif part not in ("", "."):
+            found.append(part)
+            if (target := links.get("/".join(found))) is not None:
+                followed += 1
+                if target.startswith("/") or followed > MAX_LINKS:
+                    return None
+                found.pop()
+                ahead += target.split("/")[::-1]
+    return "/".join(found)

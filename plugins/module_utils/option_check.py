@@ -24,11 +24,13 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
 from ansible.module_utils import own_certificate, release_source
+from ansible.module_utils import requirements as requirement_files
 from ansible.module_utils.addresses import is_address
 from packaging.version import InvalidVersion, Version
 
@@ -1410,17 +1412,10 @@ def check_app(report: Report, where: str, app: Mapping[str, object]) -> None:
 
 
 def check_dependencies(report: Report, where: str, file: str, source: Path, excluded: Sequence[str]) -> None:
-    """Check that the app's dependencies are known, and can be found on a host."""
-
-    def read(name: str) -> str | None:
-        path = source / name
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-
+    """Check that the app's dependencies are known, and can be installed on a host."""
     if (source / file).is_file():
-        try:
-            release_source.check_requirements(file, read)
-        except release_source.SourceError as error:
-            report.add(where, f"{error}.", value=file)
+        for problem in requirement_files.problems(file, partial(released_text, source, excluded)):
+            report.add(where, f"{problem}.", value=file)
         return
     names = [path.name for path in source.iterdir() if path.is_file() and not excluding(path.name, excluded)]
     try:
@@ -1453,6 +1448,14 @@ def check_unreadable(report: Report, where: str, static: Mapping[str, object], s
                     f"The shared folder is {path}.",
                     folder,
                 )
+
+
+def released_text(source: Path, excluded: Sequence[str], name: str) -> str | None:
+    """Text of a file of a source directory; None where a release has none."""
+    path = source / name
+    if excluding(name, excluded) or name.split("/")[0] == ".." or not path.is_file():
+        return None
+    return path.read_text(errors="replace")
 
 
 def check_apart(report: Report, where: str, paths: object) -> None:

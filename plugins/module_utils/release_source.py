@@ -25,6 +25,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.filesystem import landing
+from ansible.module_utils.requirements import problems
+
 # Cost of the stretched hash: 64 MiB and about 0.2 s a run.
 SCRYPT = {"n": 2**16, "r": 8, "p": 1, "maxmem": 2**27}
 
@@ -117,49 +120,52 @@ def check_dependencies(names: Iterable[str], requirements: str, read: Callable[[
         )
 
 
-INCLUDE = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)")
-FIND_LINKS = re.compile(r"\s*(?:-f|--find-links)[\s=]*([^\s/:]\S*)")
-LOCAL_PATH = re.compile(
-    r"\s*(?:[\w.-]+(?:\[[^]]*\])?\s*@\s*)?(?:file:(?!/))?(\.{1,2}(?:/\S*|\[\S*)?|[^\s:@/-][^\s:@]*\.whl)(?:\s|;|$)"
-)
+class Layout:
+    """The names of a source as they will be written on a host: nothing twice, nothing elsewhere.
 
-
-def check_requirements(name: str, read: Callable[[str], str | None], seen: frozenset[str] = frozenset()) -> None:
-    """Check that what a requirements file and those that it includes name can be found on a host.
-
-    Args:
-        name: The file, below the source.
-        read: Reads a file of the source; None for one that isn't there.
-        seen: The files on the way here.
-
-    Raises:
-        SourceError: A line names a path of the source, with the file and the line.
+    Git's own commands make no tree that is refused here. One that was written by hand can have a link and below its
+    name a file, which would land where the link leads.
     """
-    text = read(name) or ""
-    for number, line in enumerate(text.splitlines(), 1):
-        where = f"{name}, line {number}: "
-        # A file with hashes is installed as it is, where it is; of any other the install has only what was resolved.
-        if (found := FIND_LINKS.match(line)) and "://" not in found[1] and "--hash=" not in text:
-            raise SourceError(
-                f"{where}--find-links {found[1]} is a folder of the source, which isn't looked through. Name the URL"
-                " of a page of wheels, or an index by --extra-index-url"
-            )
-        if found := LOCAL_PATH.match(line):
-            raise SourceError(
-                f"{where}{found[1]} is a path, and packages aren't taken from the source. Name it as the index has it,"
-                " or by the URL of a wheel, as in name @ https://…. What is imported from the source needs no line"
-            )
-        if found := INCLUDE.match(line):
-            included = posixpath.normpath(posixpath.join(posixpath.dirname(name), found[1]))
-            if included not in seen:
-                check_requirements(included, read, seen | {name, included})
 
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.files: set[str] = set()
+        self.folders: set[str] = set()
+        self.links: dict[str, str] = {}
 
-def leads_out(name: str, link: str) -> bool:
-    """Whether a link leads out of the source that it is in, or names something by its place on the control node."""
-    return (
-        link.startswith("/") or posixpath.normpath(posixpath.join(posixpath.dirname(name), link)).split("/")[0] == ".."
-    )
+    def add(self, name: str, link: str | None = None) -> None:
+        """Take one more file or link.
+
+        Raises:
+            SourceError: it can't be written beside the others, or below the source.
+        """
+        parts = name.split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            raise SourceError(f"{name} is no name of a file: it would be written outside of the source. Remove it")
+        above = ["/".join(parts[:end]) for end in range(1, len(parts))]
+        twice = next((path for path in [*above, name] if path in self.files), name if name in self.folders else None)
+        if twice is not None:
+            raise SourceError(
+                f"{twice} is in the source twice, as a file or link and as something else, and one would be written"
+                " through the other. Keep one of them, or exclude it"
+            )
+        self.folders.update(above)
+        self.files.add(name)
+        if link is not None:
+            self.links[name] = link
+
+    def check_links(self) -> None:
+        """Check, when all names are known, that each link stays within the source.
+
+        Raises:
+            SourceError: one doesn't.
+        """
+        for name, link in self.links.items():
+            if landing(name, self.links) is None:
+                raise SourceError(
+                    f"the link {name} of the source leads out of it, to {link}, which isn't there on a host (or it"
+                    " leads in a circle): replace it by what it names, or exclude it"
+                )
 
 
 @dataclass(frozen=True)
@@ -186,8 +192,10 @@ class Source:
     def entries(self) -> Iterator[Entry]:
         """All files and links, sorted by name.
 
+        Whoever takes them all knows that they can be written: the last thing that is looked at are the links.
+
         Raises:
-            SourceError: it isn't there or can't be read.
+            SourceError: it isn't there, can't be read, or would be written elsewhere than below its folder.
         """
         found = {"directory": self._directory_entries, "git": self._git_entries}.get(self.kind)
         if absent := sorted(name for name in self._submodules() if not self._excluded(name)):
@@ -195,18 +203,16 @@ class Source:
                 f"the submodule {absent[0]} isn't in the source: git has only its address there. Name a directory as"
                 " source in which git submodule update --init --recursive has brought it, or exclude it"
             )
+        layout = Layout()
         for entry in found() if found else ():
             if entry.content.startswith(LFS_POINTER):
                 raise SourceError(
                     f"the file {entry.name} of the source is in Git LFS, and only its pointer is there. Name a"
                     " directory as source in which git lfs pull has brought it, or exclude it"
                 )
-            if entry.link is not None and leads_out(entry.name, entry.link):
-                raise SourceError(
-                    f"the link {entry.name} of the source leads out of it, to {entry.link}, which isn't there on a"
-                    " host: replace it by what it names, or exclude it"
-                )
+            layout.add(entry.name, entry.link)
             yield entry
+        layout.check_links()
 
     def _excluded(self, name: str) -> bool:
         return any(fnmatch.fnmatch(part, pattern) for part in name.split("/") for pattern in self.exclude)
@@ -341,9 +347,7 @@ class Source:
                     f"the source has neither {requirements} nor pyproject.toml. Make one, if only an empty one"
                 )
         else:
-            check_requirements(
-                requirements, lambda name: files[name].decode(errors="replace") if name in files else None
-            )
+            self.check_requirements(requirements)
         for folder in static:
             if not any(name.startswith(f"{folder.rstrip('/')}/") for name in files):
                 raise SourceError(f"the folder {folder}, which static names, isn't in the source")
@@ -371,6 +375,28 @@ class Source:
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SourceError(f"the source's pyproject.toml can't be read: {error}") from error
         return str(project.get("requires-python", ""))
+
+    def text_of(self, name: str) -> str | None:
+        """Text of one file, wherever links lead to it; None where there is none."""
+        contents, links = dict[str, bytes](), dict[str, str]()
+        for entry in self.entries():
+            if entry.link is not None:
+                links[entry.name] = entry.link
+            elif entry.name == name:
+                contents[name] = entry.content
+        path = landing(name, links)
+        if path not in (None, name):
+            return self.text_of(str(path))
+        return contents[name].decode(errors="replace") if name in contents else None
+
+    def check_requirements(self, name: str) -> None:
+        """Check that what a requirements file and those that it includes ask for is installed without building any.
+
+        Raises:
+            SourceError: some do; the text names each.
+        """
+        if found := problems(name, self.text_of):
+            raise SourceError("its requirements can't be installed:\n" + "\n".join(map(str, found)))
 
     def write_archive(self, path: Path, time: int) -> None:
         """Write the contents as code.tar.gz, without owners; readable for all but what may be secret.

@@ -48,6 +48,12 @@ options:
     description: Target by path of symbolic links.
     type: dict
     default: {}
+  exclusive:
+    description:
+      - Folders that are to have no other files and links than those of O(files) and O(links).
+    type: list
+    elements: path
+    default: []
   absent:
     description: Files and links that are not to be there. Folders are refused.
     type: list
@@ -161,6 +167,12 @@ class FileSet:
             if not self.module.check_mode:
                 link_atomically(path, target)
 
+    def only(self, folder: Path, kept: set[Path]) -> None:
+        """Take away what a folder has besides; folders below it are left alone."""
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path not in kept and (path.is_symlink() or not path.is_dir()):
+                self.remove(path)
+
     def remove(self, path: Path) -> None:
         """Take away a file or a link."""
         if path.is_dir() and not path.is_symlink():
@@ -184,6 +196,7 @@ def main() -> None:
             },
             "secret_files": {"type": "dict", "default": {}, "no_log": True},
             "links": {"type": "dict", "default": {}},
+            "exclusive": {"type": "list", "elements": "path", "default": []},
             "absent": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
@@ -199,6 +212,9 @@ def main() -> None:
             run.file(Path(path), content, 0o600, "root", "root", secret=True)
         for path, target in args["links"].items():
             run.link(Path(path), target)
+        kept = {Path(path) for path in [*(item["path"] for item in args["files"]), *args["links"]]}
+        for path in args["exclusive"]:
+            run.only(Path(path), kept)
         for path in args["absent"]:
             run.remove(Path(path))
     except OSError as error:

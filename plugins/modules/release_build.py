@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import sys
 from pathlib import Path
 
@@ -12,9 +10,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.disk_space import (
     MB,
     RESERVE,
-    UV_CACHE,
     UV_CACHE_LIMIT,
     Watch,
+    caches,
     empty_cache,
     shortage,
     size,
@@ -22,20 +20,23 @@ from ansible.module_utils.disk_space import (
 )
 from ansible.module_utils.filesystem import read_text, write_atomically
 from ansible.module_utils.release import Release, release_module, remove, stop_instance, surplus
-from ansible.module_utils.uv import UV, install
+from ansible.module_utils.requirements import included
+from ansible.module_utils.sandbox import Sandbox, Unfit, taken_environment
+from ansible.module_utils.uv import UV, install, make_environment, run_uv
 
 DOCUMENTATION = r"""
 ---
 module: release_build
 short_description: The virtual environment of a release, from wheels alone
 description:
-  - Only wheels are installed, so that nothing from a package index runs as root while a release is built.
+  - Only wheels are installed, so that nothing from a package index runs while a release is built. uv itself runs as an
+    account without rights, in a sandbox with a cache of the app's own; what it made is root's afterwards.
   - A requirements file with hashes is taken as it is. Anything else is resolved once; the lock is recorded as
     requirements.lock with the release, and reused by the next one as long as the same was asked for.
   - uv, which does it, is installed as O(uv) says.
   - Where lock, interpreter and uv are those of the current release, its environment is copied.
   - It ends before the disk is full, so that apps that run can go on writing. Where room is short, releases that would
-    be removed anyway and uv's cache give way.
+    be removed anyway and uv's caches give way.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
@@ -48,6 +49,11 @@ options:
     description: How many releases that were once active stay. What is more than that gives way where room is short.
     type: int
     required: true
+  environment:
+    description:
+      - For uv, as HTTPS_PROXY or UV_DEFAULT_INDEX. Not shown; what is secret in it is cut out of the output.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -62,42 +68,26 @@ EXAMPLES = r"""
 """
 
 
-INCLUDES = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)", re.MULTILINE)
-
-
 def with_included(path: Path, text: str, seen: frozenset[Path] = frozenset()) -> str:
     """Put a requirements file's text and those of all files that it includes (-r, -c) into one, to tell a change."""
     parts = [text]
-    for name in INCLUDES.findall(text) if path.suffix != ".toml" else ():
-        included = path.parent / name
-        if included not in seen:
-            parts.append(with_included(included, read_text(included) or "", seen | {path, included}))
+    for _, name in included(text) if path.suffix != ".toml" else ():
+        other = path.parent / name
+        if other not in seen:
+            parts.append(with_included(other, read_text(other) or "", seen | {path, other}))
     return "\0".join(parts)
 
 
 class Build:
     """The making of one virtual environment."""
 
-    def __init__(self, module: AnsibleModule, release: Release) -> None:
-        """Note where things go, and how uv is to behave."""
-        self.module, self.release = module, release
+    def __init__(self, module: AnsibleModule, release: Release, sandbox: Sandbox) -> None:
+        """Note where things go, and where uv runs."""
+        self.module, self.release, self.sandbox = module, release, sandbox
         self.venv, self.lock = release.folder / "venv", release.folder / "requirements.lock"
+        # What a requirements file names is relative to the code.
+        self.where = release.folder / "code"
         self.watch = Watch()
-        # One cache for all apps of the host; root's, so that no app can change what another one will get.
-        self.cache = Path(os.environ.setdefault("UV_CACHE_DIR", str(UV_CACHE)))
-        # The host's interpreter: Debian's uWSGI plugin is bound to it.
-        os.environ["UV_PYTHON_DOWNLOADS"] = "never"
-        os.environ["UV_NO_CONFIG"] = "1"
-
-    def uv(self, *words: str) -> None:
-        """Run uv, or fail with what it said."""
-        status, out, err = self.module.run_command([str(UV), "--quiet", "--no-progress", *words])
-        if status:
-            self.refuse_if_low()
-            what = "resolved" if words[1] == "compile" else "built"
-            self.module.fail_json(
-                msg=f"the environment of {self.release.id} could not be {what}:\n{(err or out).strip()}"
-            )
 
     def make_room(self) -> None:
         """Make room for the release with what nobody needs, or fail."""
@@ -107,7 +97,8 @@ class Build:
                 stop_instance(run, old)  # a run that was killed may have left it
                 remove(run, old)
         if shortage(app):
-            empty_cache(self.cache)
+            for cache in caches():
+                empty_cache(cache)
         if problem := shortage(app):
             self.module.fail_json(msg=problem)
 
@@ -147,44 +138,32 @@ class Build:
         if path is None:
             path = self.release.folder / "requirements.in"
             write_atomically(path, text + "\n", 0o644)
-        self.uv(
-            "pip", "compile", "--python", "/usr/bin/python3", "--generate-hashes", "--no-build", "--no-annotate",
+        locked = run_uv(
+            self.sandbox, "pip", "compile", "--python", "/usr/bin/python3", "--generate-hashes", "--no-build",
             # The install finds what this has found: by the indexes that the app's file names.
-            "--no-header", "--emit-index-url", "--emit-find-links", "--output-file", str(self.lock), str(path),
+            "--no-annotate", "--no-header", "--emit-index-url", "--emit-find-links", str(path), where=self.where,
         )  # fmt: skip
-        write_atomically(self.lock, head + (read_text(self.lock) or ""), 0o644)
+        write_atomically(self.lock, head + locked, 0o644)
         return self.lock
 
-    def compile(self, folder: Path) -> None:
-        """Write byte code beside the sources: nothing below a release is written once it serves.
-
-        By the host's own interpreter, and isolated: that of the environment would run what its packages have in .pth
-        files, as root. A file that doesn't compile is not the build's business: the app may never import it.
-        """
-        self.module.run_command(["/usr/bin/python3", "-I", "-m", "compileall", "-q", "-j", "0", str(folder)])
-
-    def make(self, lock: Path) -> None:
-        """Make the environment from wheels."""
-        # Relocatable, so that the next release can have a copy.
-        self.uv("venv", "--python", "/usr/bin/python3", "--no-project", "--relocatable", str(self.venv))
-        self.uv(
-            "pip", "install", "--python", str(self.venv / "bin" / "python"), "--no-build", "--require-hashes",
-            "--requirement", str(lock),
-        )  # fmt: skip
-        # uv's own, and writable for all.
-        (self.venv / ".lock").unlink(missing_ok=True)
-        self.compile(self.venv / "lib")
-
     def run(self) -> None:
-        """Make the environment while the disk is watched, and note how much the release takes."""
+        """Make the environment while the disk is watched, and note how much the release takes.
+
+        Raises:
+            Unfit: it can't be made.
+        """
         self.make_room()
-        with watched(self.release.folder) as self.watch:
-            self.build()
+        with watched(self.release.folder, self.sandbox.kill) as self.watch:
+            try:
+                self.build()
+            except (Unfit, OSError):
+                self.refuse_if_low()
+                raise
             self.refuse_if_low()
         write_atomically(self.release.folder / "size", f"{size(self.release.folder)}\n", 0o644)
 
     def build(self) -> None:
-        """Make the environment, or copy that of the current release where it would be the same; compile the code."""
+        """Make the environment, or copy that of the current release where it would be the same."""
         lock = self.locked()
         made_of = f"{sys.version}\n{read_text(UV.parents[1] / 'requirements.txt')}\n{read_text(lock)}"
         key = hashlib.sha256(made_of.encode()).hexdigest() + "\n"
@@ -193,13 +172,11 @@ class Build:
             words = ["cp", "--archive", str(current.folder / "venv"), str(self.venv)]
             status, _, err = self.module.run_command(words)
             if status:
-                self.refuse_if_low()
-                self.module.fail_json(msg=f"the environment of {current.id} could not be copied: {err.strip()}")
+                raise Unfit(f"that of {current.id} could not be copied: {err.strip()}")
         else:
-            self.make(lock)
-            empty_cache(self.cache, UV_CACHE_LIMIT)
+            make_environment(self.sandbox, self.venv, lock, self.where)
+            empty_cache(self.sandbox.cache, UV_CACHE_LIMIT)
         write_atomically(self.release.folder / "venv.key", key, 0o644)
-        self.compile(self.release.folder / "code")
 
 
 def main() -> None:
@@ -212,11 +189,15 @@ def main() -> None:
             "resolve": {"type": "bool", "default": False},
             "keep": {"type": "int", "required": True},
         },
-        secret=(),
+        secret=("environment",),
     )
+    environment = taken_environment(module)
     if not module.check_mode:
-        install(module, module.params["uv"])
-        Build(module, release).run()
+        install(module, module.params["uv"], environment)
+        try:
+            Build(module, release, Sandbox(release.app.name, environment)).run()
+        except Unfit as unfit:
+            module.fail_json(msg=f"the environment of {release.id} could not be built:\n{unfit}")
     module.exit_json(changed=True)
 
 

@@ -7,11 +7,11 @@ import pwd
 import re
 import shutil
 import stat
-import tarfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.release import Release, release_module
+from ansible.module_utils.sandbox import Sandbox, Unfit, compile_code, take_over
 
 DOCUMENTATION = r"""
 ---
@@ -61,12 +61,38 @@ def is_in_use(path: Path) -> bool:
     return path.is_dir() and any(map(is_in_use, path.iterdir()))
 
 
+def unpack(release: Release, archive: Path) -> None:
+    """Unpack and compile the code, as an account without rights; it is root's afterwards.
+
+    Raises:
+        Unfit: it doesn't fit on the disk, or would be written elsewhere.
+    """
+    code = release.folder / "code"
+    sandbox = Sandbox(release.app.name)
+    sandbox.give(code)
+    with archive.open("rb") as stream:
+        words = ["/usr/bin/tar", "--extract", "--gzip", "--no-same-owner", "--no-same-permissions"]
+        status, out, err = sandbox.run(words, where=code, writes=[code], stdin=stream)
+    if status:
+        raise Unfit((err or out).strip())
+    compile_code(sandbox, code, code)
+    take_over(code)
+
+
 def share(module: AnsibleModule, release: Release, name: str) -> None:
     """Make a path of the code a link to what outlives the release; the first release makes it as a folder.
 
     What the source has there is refused unless it is an empty folder: it would be hidden without a word.
     """
     link, kept = release.folder / "code" / name, release.app.folder / "shared" / name
+    # Where links on its way lead: another shared path, for one, is the app's to change, and this is root.
+    folder, code = link.parent.resolve(), (release.folder / "code").resolve()
+    if not folder.is_relative_to(code):
+        module.fail_json(
+            msg=f"the link on the way to {name}, which is to be shared among releases (option shared), leads out of the"
+            " source: replace it, or share what it names"
+        )
+    link = folder / link.name
     if is_in_use(link):
         module.fail_json(
             msg=f"the source has {name}, which is to be shared among releases (option shared): exclude it, or take it"
@@ -75,12 +101,12 @@ def share(module: AnsibleModule, release: Release, name: str) -> None:
     folders = [path.relative_to(link) for path in link.rglob("*") if path.is_dir()]
     if link.is_dir():
         shutil.rmtree(link)
-    link.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if FILE.fullmatch(name):
         make_folder(release, kept.parent)
     else:
-        for folder in (kept, *(kept / inner for inner in folders)):
-            make_folder(release, folder)
+        for inner in (kept, *map(kept.joinpath, folders)):
+            make_folder(release, inner)
     link.symlink_to(kept)
 
 
@@ -132,18 +158,12 @@ def main() -> None:
     code = release.folder / "code"
     try:
         code.mkdir(mode=0o755, parents=True)
+        if module.params["archive"]:
+            unpack(release, Path(module.params["archive"]))
+    except Unfit as unfit:
+        module.fail_json(msg=f"the source can't be unpacked: {unfit}")
     except OSError as error:
-        module.fail_json(msg=f"{code} can't be made: {error.strerror}")
-    if module.params["archive"]:
-        try:
-            with tarfile.open(Path(module.params["archive"])) as archive:
-                # Refuses what would land outside the folder or isn't a file, folder or link within.
-                if hasattr(tarfile, "data_filter"):
-                    archive.extractall(code, filter="data")
-                else:
-                    archive.extractall(code)  # made by our own action a moment ago
-        except (tarfile.TarError, OSError) as error:
-            module.fail_json(msg=f"the source can't be unpacked: {error}")
+        module.fail_json(msg=f"{error.filename or code} can't be made: {error.strerror}")
     try:
         close(release)
     except OSError as error:

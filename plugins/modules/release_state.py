@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible.module_utils import front_door
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.disk_space import UV_CACHE, shortage, size, size_of
+from ansible.module_utils.disk_space import caches, shortage, size, size_of
 from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances, stands, surplus
 
 DOCUMENTATION = r"""
@@ -110,7 +110,8 @@ def state_of(module: AnsibleModule, app: App) -> dict[str, Any]:
     now = current.id if current else ""
     no_room = shortage(app)
     if no_room:  # measured only then: it takes a while
-        no_room = shortage(app, sum(map(size_of, surplus(app, module.params["keep"]))) + size(UV_CACHE, alone=True))
+        old = sum(map(size_of, surplus(app, module.params["keep"])))
+        no_room = shortage(app, old + sum(map(size, caches())))
     running = {name for name in running_instances(module.run_command, app) if RELEASE_ID.match(name)}
     told = [release.told() for release in reversed(releases)]
     whole = not any(release["state"] == "unfinished" for release in told)

@@ -363,9 +363,9 @@ def test_the_hint_for_a_src_layout_leads_to_an_entry_that_is_right(source: Path)
         ("wheels/a-1.0-py3-none-any.whl", "wheels/a-1.0-py3-none-any.whl is a path"),
         ("a @ ./wheels/a-1.0-py3-none-any.whl ; python_version > '3'", "is a path"),
         ("a[b] @ file:wheels/a-1.0-py3-none-any.whl", "is a path"),
-        (".", ". is a path"),
-        (".[extra]", "is a path"),
-        ("../library", "../library is a path"),
+        (".", ". would be built on the host"),
+        (".[extra]", ".[extra] would be built on the host"),
+        ("../library", "../library would be built on the host"),
         ("--find-links wheels", "--find-links wheels is a folder of the source"),
         ("-f ./wheels", "--find-links ./wheels is a folder of the source"),
         ("--find-links=wheels", "--find-links wheels is a folder of the source"),
@@ -397,6 +397,27 @@ def test_a_module_that_a_requirement_brings_needs_no_file(source: Path) -> None:
     assert "no news_site.py" in problems(variables)[0]
     (source / "requirements.txt").write_text("# pinned\nNews-Site==1.2 --hash=sha256:00\n")
     assert problems(variables) == []
+
+
+def test_requirements_that_would_run_code_of_others_are_refused_by_file_and_line(source: Path) -> None:
+    (source / "requirements.txt").write_text("flask\n-r more/base.txt\n-e ./src\n")
+    (source / "more").mkdir()
+    (source / "more" / "base.txt").write_text("# pinned\n--no-binary docopt\n")
+    found = problems(good(source))
+    assert len(found) == 2
+    assert "flask_apps[0].requirements" in found[0] and "requirements.txt, line 3: -e ./src would be" in found[0]
+    assert "more/base.txt, line 2: --no-binary" in found[1]
+
+
+def test_a_requirements_file_that_releases_do_without_is_refused(source: Path) -> None:
+    (source / "requirements.txt").write_text("-r venv/base.txt\n-r ../base.txt\n")
+    (source / "venv").mkdir()
+    for path in (source / "venv" / "base.txt", source.parent / "base.txt"):
+        path.touch()
+    options = good(source)
+    options["flask_apps"][0]["exclude"] = ["venv"]
+    found = problems(options)
+    assert len(found) == 2 and all("is not in the source as it is released" in text for text in found)
 
 
 PYPROJECT = '[project]\nname = "news"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = []\n'

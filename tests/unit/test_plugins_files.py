@@ -191,3 +191,24 @@ def test_a_link_names_the_old_or_the_new_target_at_every_instant(
     assert targets == ["one"]
     assert str(link.readlink()) == "two"
     assert [entry.name for entry in tmp_path.iterdir()] == ["current"]
+
+
+def test_an_exclusive_folder_has_what_was_asked_for_and_nothing_else(run_module: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    arguments = {
+        "files": [{"path": f"{folder}/a.crt", "content": "a\n", **ME}],
+        "links": {f"{folder}/b": "a.crt"},
+        "exclusive": [str(folder), f"{tmp_path}/nowhere"],
+    }
+    folder.mkdir()
+    (folder / "below").mkdir()
+    (folder / "old.crt").write_text("old\n")
+    (folder / "dangling").symlink_to("nowhere")
+    before = snapshot(tmp_path)
+    told = run_module("file_set", check=True, **arguments)["changed_paths"]
+    assert snapshot(tmp_path) == before
+    first = run_module("file_set", **arguments)
+    assert sorted(Path(path).name for path in first["changed_paths"]) == ["a.crt", "b", "dangling", "old.crt"]
+    assert sorted(told) == sorted(first["changed_paths"])
+    assert sorted(path.name for path in folder.iterdir()) == ["a.crt", "b", "below"]
+    assert run_module("file_set", **arguments)["changed"] is False

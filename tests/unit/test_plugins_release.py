@@ -514,6 +514,28 @@ def test_what_the_source_has_at_a_shared_path_is_refused_and_stays(
     assert list(shared.iterdir()) == []
 
 
+def test_a_link_of_the_source_that_leads_to_what_the_app_may_change_is_not_followed(
+    app: App, fetch: ModuleType, fake_module: Any, module_failed: Any, tmp_path: Path
+) -> None:
+    # Through the first shared path the second would be made, by root, where the app puts it.
+    release, code, shared = with_code(app)
+    (tmp_path / "etc").mkdir()
+    (shared / "trap").symlink_to(tmp_path / "etc")
+    (code / "way").symlink_to("uploads/../trap")
+    fetch.share(fake_module(), release, "uploads")
+    with pytest.raises(module_failed, match="the link on the way to way/x, which is to be shared"):
+        fetch.share(fake_module(), release, "way/x")
+    assert list((tmp_path / "etc").iterdir()) == []
+
+
+def test_a_link_of_the_source_to_a_folder_of_its_own_is_followed(app: App, fetch: ModuleType, fake_module: Any) -> None:
+    release, code, shared = with_code(app)
+    (code / "data").mkdir()
+    (code / "instance").symlink_to("data")
+    fetch.share(fake_module(), release, "instance/media")
+    assert (code / "data" / "media").readlink() == shared / "instance" / "media"
+
+
 @pytest.mark.parametrize("name", ["instance/media", "instance/media/large"])
 def test_a_link_on_the_way_below_shared_is_not_followed(app: App, fetch: ModuleType, tmp_path: Path, name: str) -> None:
     # The app may write there, and this is root.

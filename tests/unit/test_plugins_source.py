@@ -16,7 +16,15 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils import release_source
-from ansible.module_utils.release_source import Source, SourceError, input_digest, keyed_digest, leads_out, time_of
+from ansible.module_utils.filesystem import landing
+from ansible.module_utils.release_source import (
+    Layout,
+    Source,
+    SourceError,
+    input_digest,
+    keyed_digest,
+    time_of,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 EXCLUDE = (".git", "venv", "__pycache__", "*.pyc")
@@ -87,23 +95,31 @@ def test_what_is_excluded_is_left_out_at_any_depth(app: Path) -> None:
     assert [entry.name for entry in of(app).entries()] == ["app.py", "here", "pages/größe.html", "run.sh"]
 
 
+LINKS = {"here": "pages", "pages/up": "..", "pages/deep/out": "../up/../x", "one": "two", "two": "one", "root": "/etc"}
+
+
 @pytest.mark.parametrize(
-    ("name", "link", "out"),
+    ("path", "lands"),
     [
-        ("a", "b", False),
-        ("a", ".", False),
-        ("x/a", "../b", False),
-        ("x/a", "..", False),
-        ("a", "..hidden", False),
-        ("a", "..", True),
-        ("a", "../b", True),
-        ("x/a", "../../b", True),
-        ("x/a", "y/../../../b", True),
-        ("a", "/etc/passwd", True),
+        ("a", "a"),
+        ("x/../a", "a"),
+        ("x/./a", "x/a"),
+        ("x/..", ""),
+        ("..hidden", "..hidden"),
+        ("here/index.html", "pages/index.html"),
+        ("here/up/a", "a"),
+        ("..", None),
+        ("x/y/../../../b", None),
+        ("/etc/passwd", None),
+        ("root/passwd", None),
+        # By its text it stays inside. The link on its way says otherwise.
+        ("pages/deep/out", None),
+        ("here/up/../a", None),
+        ("one", None),
     ],
 )
-def test_a_link_that_leads_out_of_the_source_is_told_from_one_that_does_not(name: str, link: str, out: bool) -> None:
-    assert leads_out(name, link) is out
+def test_a_path_is_followed_through_the_links_on_its_way(path: str, lands: str | None) -> None:
+    assert landing(path, LINKS) == lands
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../elsewhere"])
@@ -111,6 +127,26 @@ def test_a_link_out_of_the_source_is_refused_by_name(app: Path, target: str) -> 
     (app / "out").symlink_to(target)
     with pytest.raises(SourceError, match=f"the link out .* to {target}"):
         of(app).digest()
+
+
+def test_a_link_that_leads_out_by_another_link_is_refused_by_name(app: Path) -> None:
+    (app / "pages" / "deep").mkdir()
+    (app / "pages" / "up").symlink_to("..")
+    (app / "pages" / "deep" / "out").symlink_to("../up/../etc")
+    with pytest.raises(SourceError, match=r"the link pages/deep/out .* to \.\./up/\.\./etc"):
+        of(app).digest()
+
+
+def test_links_in_a_circle_are_refused_by_name(app: Path) -> None:
+    (app / "one").symlink_to("two")
+    (app / "two").symlink_to("one")
+    with pytest.raises(SourceError, match="the link one of the source"):
+        of(app).digest()
+
+
+def test_a_link_to_a_folder_above_it_within_the_source_is_fine(app: Path) -> None:
+    (app / "pages" / "up").symlink_to("..")
+    assert of(app).digest()
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -314,6 +350,100 @@ def test_a_repository_that_is_not_there_is_named_and_leaves_nothing_behind(tmp_p
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
+TreeEntry = tuple[str, str, str]  # mode, name, and the object
+
+
+class Crafted:
+    """A repository of trees that no Git command makes, written object by object."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+        folder.mkdir()
+        git(folder, "init", "--quiet")
+
+    def write(self, kind: str, content: bytes) -> str:
+        words = ["git", "-C", str(self.folder), "hash-object", "-t", kind, "-w", "--literally", "--stdin"]
+        return subprocess.run(words, input=content, capture_output=True, check=True).stdout.decode().strip()
+
+    def blob(self, text: str) -> str:
+        return self.write("blob", text.encode())
+
+    def tree(self, *entries: TreeEntry) -> str:
+        return self.write(
+            "tree", b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(found) for mode, name, found in entries)
+        )
+
+    def source(self, tree: str, exclude: tuple[str, ...] = ()) -> Source:
+        git(self.folder, "update-ref", "refs/heads/main", git(self.folder, "commit-tree", "-m", "x", tree))
+        return Source("git", f"file://{self.folder}", "main", exclude, self.cache)
+
+
+@pytest.fixture
+def crafted(tmp_path: Path) -> Crafted:
+    """Make an empty repository."""
+    return Crafted(tmp_path / "crafted", tmp_path / "cache")
+
+
+FILE, LINK, FOLDER = "100644", "120000", "40000"
+
+TREES: dict[str, tuple[Callable[[Crafted], list[TreeEntry]], str]] = {
+    "a link, and a folder of its name": (
+        lambda made: [
+            (LINK, "a", made.blob("b")),
+            (FOLDER, "a", made.tree((FILE, "x", made.blob("y")))),
+        ],
+        "a is in the source twice",
+    ),
+    "a link that leads out through a link of a folder's name": (
+        lambda made: [
+            (LINK, "a", made.blob("b/c")),
+            (FOLDER, "a", made.tree((LINK, "out", made.blob("../../..")))),
+            (FOLDER, "b", made.tree((FILE, "c", made.blob("")))),
+        ],
+        "a is in the source twice",
+    ),
+    "a file twice": (
+        lambda made: [(FILE, "a", made.blob("1")), (FILE, "a", made.blob("2"))],
+        "a is in the source twice",
+    ),
+    "a file, and a folder of its name": (
+        lambda made: [(FILE, "a", made.blob("1")), (FOLDER, "a", made.tree((FILE, "x", made.blob("y"))))],
+        "a is in the source twice",
+    ),
+    "a name that leads up": (
+        lambda made: [(FOLDER, "..", made.tree((FILE, "x", made.blob("y"))))],
+        "invalid path",
+    ),
+    "a name with a slash": (
+        lambda made: [(FILE, "../../x", made.blob("y"))],
+        "invalid path",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), TREES.values(), ids=TREES.keys())
+def test_a_tree_that_would_be_written_elsewhere_is_refused_by_name(
+    crafted: Crafted, make: Callable[[Crafted], list[TreeEntry]], words: str
+) -> None:
+    source = crafted.source(crafted.tree(*make(crafted)))
+    with pytest.raises(SourceError, match=words):
+        source.digest()
+    with pytest.raises(SourceError, match=words):
+        source.write_archive(crafted.folder / "code.tar.gz", 1767225600)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../x", "/etc/x", "a//b", ".", ""])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(SourceError, match="is no name of a file"):
+        Layout().add(name)
+
+
+def test_what_is_excluded_is_in_nobodys_way(crafted: Crafted) -> None:
+    blob = crafted.blob("x")
+    tree = crafted.tree((FILE, "app.py", blob), (LINK, "old", blob), (FOLDER, "old", crafted.tree((FILE, "x", blob))))
+    assert [entry.name for entry in crafted.source(tree, ("old",)).entries()] == ["app.py"]
+
+
 def test_a_run_inside_a_git_hook_reads_the_source_and_not_the_operators_repository(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,8 +534,8 @@ def test_many_at_once_fetch_one_mirror(repository: Repository) -> None:
     for head in heads:
         head.write_text(f"{repository.second}\n")
     script = (
-        "import sys, time; sys.path[:0] = [sys.argv[1]]\n"
-        "from pathlib import Path; from release_source import Source\n"
+        "import sys, time, ansible.module_utils; ansible.module_utils.__path__.append(sys.argv[1])\n"
+        "from pathlib import Path; from ansible.module_utils.release_source import Source\n"
         "while not Path(sys.argv[3], 'go').exists(): time.sleep(0.001)\n"
         "print(Source('git', sys.argv[2], 'main', (), Path(sys.argv[3])).described())\n"
     )
