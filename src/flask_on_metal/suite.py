@@ -37,8 +37,7 @@ exit "$failed"
 """
 LINT = (("bash", "-c", LINTERS),)
 UNIT = (
-    ("pytest", "-q", "app/tests"),
-    ("pytest", "-q", "-n", "4", "-m", "not timed", "tests/unit"),
+    ("pytest", "-q", "-n", "4", "-m", "not timed", "app/tests", "tests/unit"),
     ("pytest", "-q", "-m", "timed", "tests/unit"),
 )
 

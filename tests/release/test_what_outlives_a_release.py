@@ -11,7 +11,7 @@ from helpers import as_root
 from helpers_http import ask
 from stage import APP, Look, Stage
 
-SHARED = ["uploads", "newsboard/static/media"]
+SHARED = ["uploads", "newsboard/media"]
 POINTS = ("before_migrate", "before_activate", "after_activate")
 
 
@@ -54,12 +54,12 @@ def test_shared_folder_is_the_same_in_each_release(stage: Stage, second: Second)
     look = """
       for release in "$2" "$3"; do
         cd "/srv/$1/releases/$release/code"
-        readlink uploads newsboard/static/media; stat -L --format=%U:%a uploads; cat uploads/file
+        readlink uploads newsboard/media; stat -L --format=%U:%a uploads; cat uploads/file
       done
     """
     for name, host in stage.hosts.items():
         said = as_root(host, look, APP, second.before[name].current, second.after[name].current).split()
-        one = [f"/srv/{APP}/shared/uploads", f"/srv/{APP}/shared/newsboard/static/media", f"{APP}:750", "kept"]
+        one = [f"/srv/{APP}/shared/uploads", f"/srv/{APP}/shared/newsboard/media", f"{APP}:750", "kept"]
         assert said == one * 2
 
 
