@@ -39,7 +39,7 @@ def found(host: Host, promised: Promised) -> dict[str, str]:
       done
       echo "== state"; systemctl is-system-running || true
       echo "== failed"; systemctl list-units --failed --plain --no-legend
-      echo "== backlogs"; ss --no-header --unix --listening | awk '$5 ~ /uwsgi.sock$/ {print $4}'
+      echo "== backlogs"; ss --no-header --unix --listening | awk '$5 ~ /uwsgi.sock$/ && $5 !~ /private/ {print $4}'
     """
     names = " ".join(promised.options["host_sysctl"])
     kernel = " ".join(name.replace(".", "/") for name in SPEED)
