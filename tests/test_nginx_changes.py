@@ -124,6 +124,7 @@ def test_site_that_left_the_inventory_is_gone(ansible: Ansible, host: Host, conf
 WITHOUT_CERTIFICATE = "server { listen 127.0.0.1:8097 ssl; ssl_certificate /gone.pem; ssl_certificate_key /gone.pem; }"
 
 
+@pytest.mark.one_host
 def test_host_whose_nginx_does_not_start_gets_no_release_and_is_brought_back(
     ansible: Ansible, host: Host, configure: Callable[..., str]
 ) -> None:
@@ -148,6 +149,7 @@ def test_host_whose_nginx_does_not_start_gets_no_release_and_is_brought_back(
         as_root(host, "rm -f /etc/nginx/sites/left.conf; systemctl is-active --quiet nginx || systemctl start nginx")
 
 
+@pytest.mark.one_host
 def test_names_of_any_length_are_served(host: Host, configure: Callable[..., str]) -> None:
     before, sizes = as_root(host, STATE), as_root(host, "cat /etc/nginx/hash_sizes.conf")
     name = ".".join(["a" * 60, "b" * 60, "c" * 60, "d" * 58, "example.org"])
