@@ -25,6 +25,7 @@ HOW = {
     "secrets",
     "health_path",
     "health_timeout",
+    "migrate_timeout",
     "domains",
     "static",
     "max_body",

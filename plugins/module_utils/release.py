@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.bounded import run_bounded
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release_lock import Lock, LockLost
 from ansible.module_utils.unix_http import Answer, ask_until_good
 
@@ -241,12 +242,10 @@ def stop_instance(run: RunCommand, release: Release) -> str:
     return "; ".join(filter(None, complaints))
 
 
-def journal(run: RunCommand, release: Release, lines: int = 30) -> str:
-    """Fetch the last lines that the instance wrote, traceback included."""
-    _, out, _ = run(
-        ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={release.service}"]
-    )
-    return out.strip()
+def journal(release: Release, lines: int = 30) -> str:
+    """Fetch the last lines that the instance wrote, traceback included. A line may be of any size."""
+    words = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={release.service}"]
+    return run_bounded(words, 30)[1]
 
 
 def queue_length(run: RunCommand, path: Path) -> int:
@@ -297,11 +296,12 @@ def probe(socket: Path, params: dict[str, Any]) -> Answer:
     return ask_until_good(socket, params["host"], params["path"], params["seconds"])
 
 
-def probe_failure(run: RunCommand, release: Release, params: dict[str, Any], answer: Answer) -> str:
+def probe_failure(module: AnsibleModule, release: Release, answer: Answer) -> str:
     """Say what came instead of 200, and what the instance wrote."""
+    params = module.params
     return (
-        f"{params['path']} got no 200 within {params['seconds']} s, but {answer.status or 'nothing'}:\n{answer.text}\n"
-        f"The last lines of its journal:\n{journal(run, release)}"
+        f"{params['path']} got no 200 within {params['seconds']} s, but {answer.status or 'nothing'}:\n"
+        f"{module.quoted(answer.text)}\nThe last lines of its journal:\n{module.quoted(journal(release))}"
     )
 
 

@@ -6,8 +6,8 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import link_atomically, read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 
 UV = Path("/opt/flask-on-metal/uv/bin/uv")
 """By way of a link to the version in use."""

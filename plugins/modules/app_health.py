@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import App
 from ansible.module_utils.unix_http import ask_until_good
+from ansible.module_utils.visible import one_line
 
 DOCUMENTATION = r"""
 ---
@@ -39,9 +40,8 @@ def main() -> None:
         socket = app.link / "run" / "private" / "probe.sock"
         answer = ask_until_good(socket, entry["domains"][0], entry["health_path"], int(entry["health_timeout"]))
         if not answer.good:
-            module.fail_json(
-                msg=f"{app.name} isn't well: {entry['health_path']} answers {answer.status} {answer.text[:200]}"
-            )
+            said = f"{answer.status} {one_line(answer.text[:200])}"
+            module.fail_json(msg=f"{app.name} isn't well: {entry['health_path']} answers {said}")
     module.exit_json(changed=False)
 
 

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.unix_http import Answer, exchange, until_good
+from ansible.module_utils.visible import one_line
 
 DOCUMENTATION = r"""
 ---
@@ -103,7 +104,7 @@ def main() -> None:
         for group in [peers] if params["one"] else [{name: peer} for name, peer in peers.items()]:
             answer = until_good(partial(first_good, group, app), float(app["health_timeout"]) if group else 0)
             if not answer.good:
-                said = f"{answer.status or ''} {answer.text[:200]}".strip()
+                said = f"{answer.status or ''} {one_line(answer.text[:200])}".strip()
                 who = f"{app['name']} of {', '.join(group) or 'nobody'}"
                 module.fail_json(msg=f"{params['refusal']} {who} answers: {said}".strip())
     module.exit_json(changed=False)

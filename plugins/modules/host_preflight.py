@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 
 DOCUMENTATION = r"""
 ---

@@ -69,7 +69,7 @@ def main() -> None:
             app.link.unlink()
         module.fail_json(
             msg="after the switch its probe failed, so the link was moved back: "
-            + probe_failure(run, release, module.params, answer)
+            + probe_failure(module, release, answer)
         )
     release.mark("activated")
     release.unmark("withdrawn")

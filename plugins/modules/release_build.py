@@ -8,8 +8,8 @@ import re
 import sys
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import Release, release_module
 from ansible.module_utils.uv import UV, install
 

@@ -7,7 +7,7 @@ import pwd
 import tarfile
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import Release, release_module
 
 DOCUMENTATION = r"""

@@ -84,7 +84,7 @@ def main() -> None:
             units = (current.socket, current.service)
             if complaint := systemctl(run, "enable", "--quiet", *units) or systemctl(run, "start", *units):
                 module.fail_json(
-                    msg=f"{current.id} is current and doesn't start:\n{journal(run, current)}\n{complaint}"
+                    msg=f"{current.id} is current and doesn't start:\n{module.quoted(journal(current))}\n{complaint}"
                 )
             current.mark("activated")
         # A rollback that was killed before it moved the link left what it was to withdraw.

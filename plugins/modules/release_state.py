@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances, stands
 
 DOCUMENTATION = r"""
