@@ -771,6 +771,44 @@ def test_a_path_that_http_does_not_know_is_no_answer_and_no_traceback(served: An
     assert ask(served(GOOD).path, "x", path, 5).text.startswith("no answer (")
 
 
+def for_ever(text: bytes, first: bytes = b"") -> Callable[[socket.socket], None]:
+    """Send something without an end, and each piece at once, so that there is always something to read."""
+
+    def answer(client: socket.socket) -> None:
+        client.sendall(first)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            client.sendall(text)
+
+    return answer
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "100 Continue": for_ever(b"HTTP/1.1 100 Continue\r\n\r\n" * 9),
+    "headers of a 100 Continue": for_ever(b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n"),
+    "trailers": for_ever(b"X: y\r\n", CHUNKED + b"0\r\n"),
+    "chunk extension": for_ever(b"x", CHUNKED + b"1;"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_an_answer_without_an_end_costs_no_more_than_the_time_given(served: Any, name: str) -> None:
+    path, start = served(ENDLESS[name]).path, time.monotonic()
+    answer = ask(path, "x", "/", 0.5)
+    assert time.monotonic() - start < 3
+    assert not answer.good and answer.text.startswith("no answer (")
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 100 Continue\r\n", CHUNKED + b"0\r\n", b"HTTP/1.1 200 OK\r\n"])
+def test_an_answer_without_an_end_costs_no_more_than_its_size(served: Any, start: bytes) -> None:
+    flood = b"HTTP/1.1 100 Continue\r\n\r\n" * 4000 if b"100" in start else b"X: y\r\n" * 10000
+    found = served(for_ever(flood, start))
+    begun = time.monotonic()
+    answer = ask(found.path, "x", "/", 15)
+    assert time.monotonic() - begun < 5 and answer.status == 0
+
+
 @pytest.mark.parametrize("answer", [hang, drip])
 def test_a_server_that_hangs_or_drips_costs_no_more_than_the_time_given(served: Any, answer: Any) -> None:
     path, start = served(answer).path, time.monotonic()
