@@ -19,6 +19,7 @@ from ansible.module_utils.filesystem import read_text, write_atomically
 from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release_lock import Lock, LockLost
 from ansible.module_utils.unix_http import Answer, ask_until_good
+from ansible.module_utils.unix_sockets import connected, queue_length
 
 RELEASE_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
 SERVED = Path("/srv")
@@ -248,26 +249,13 @@ def journal(release: Release, lines: int = 30) -> str:
     return run_bounded(words, 30)[1]
 
 
-def queue_length(run: RunCommand, path: Path) -> int:
-    """Count the connections to a listening unix socket that nobody accepted yet (Recv-Q); 0 without a listener."""
-    # Without an answer of ss the module fails: no queue that could not be read is taken for an empty one.
-    _, out, _ = run(["ss", "--unix", "--listening", "--no-header"], check_rc=True)
-    for line in out.splitlines():
-        fields = line.split()
-        if len(fields) > 4 and fields[4] == str(path):
-            return int(fields[2])
-    return 0
-
-
-def serving(run: RunCommand, release: Release) -> bool:
+def serving(release: Release) -> bool:
     """Whether anybody waits for a release: in the queue of its socket, or for an answer."""
     path = release.runtime / "uwsgi.sock"
-    _, out, _ = run(["ss", "--unix", "--no-header", "state", "established"], check_rc=True)
-    connected = any(len(fields := line.split()) > 3 and fields[3] == str(path) for line in out.splitlines())
-    return connected or queue_length(run, path) > 0
+    return connected(path) or queue_length(path) > 0
 
 
-def wait_for_empty_queue(run: RunCommand, release: Release, seconds: float) -> int:
+def wait_for_empty_queue(release: Release, seconds: float) -> int:
     """Wait until nobody is left in the queue of a release's socket, or the time is over; tell how many are left.
 
     The kernel would drop them if the socket closed.
@@ -275,7 +263,7 @@ def wait_for_empty_queue(run: RunCommand, release: Release, seconds: float) -> i
     end, empty, waiting = time.monotonic() + seconds, 0, 0
     # Three looks in a row: a connect that was under way while the link moved shows in the second.
     while empty < 3 and time.monotonic() < end:
-        waiting = queue_length(run, release.runtime / "uwsgi.sock")
+        waiting = queue_length(release.runtime / "uwsgi.sock")
         empty = 0 if waiting else empty + 1
         time.sleep(0.02)
     return 0 if empty == 3 else max(waiting, 1)

@@ -91,7 +91,7 @@ def main() -> None:
         current.unmark("withdrawn")
         for old in stray:
             # The run that switched away from it may have been killed a moment ago.
-            wait_for_empty_queue(run, old, 10)
+            wait_for_empty_queue(old, 10)
             stop_instance(run, old)
         for old in gone:
             systemctl(run, "disable", "--quiet", old.service, old.socket)
