@@ -444,7 +444,8 @@ def test_the_lock_is_given_back_though_the_kernel_does_not_tell_who_waits(
     with_socket.parent.mkdir(parents=True)
     with_socket.touch()
     lock, run = Lock("news"), "0123456789ab"
-    lock.path.write_text(json.dumps(dict.fromkeys(("who", "origin", "what", "phase"), "x") | {"run": run} | TIMES))
+    times = {"since": 0, "renewed": release_lock.now(), "limit": 600}
+    lock.path.write_text(json.dumps(dict.fromkeys(("who", "origin", "what", "phase"), "x") | {"run": run} | times))
     answer = run_module(
         "release_abandon", app="news", id=release.id, run=run, step="Probe", reason="it is ill", next="deploy.yml"
     )
@@ -452,9 +453,6 @@ def test_the_lock_is_given_back_though_the_kernel_does_not_tell_who_waits(
     said = answer["msg"].splitlines()
     assert said[0].endswith("was refused at the step “Probe”: it is ill")
     assert "It could not be put out of the way ([Errno" in answer["msg"] and said[-1].endswith("deploy.yml")
-
-
-TIMES = {"since": 0, "renewed": release_lock.now(), "limit": 600}
 
 
 # --- what a release shares with the next ones

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,25 @@ def test_request_that_hangs_is_named_with_its_stack_and_ends_the_worker_after_th
     assert "in stuck" in done.stderr
     assert done.stderr.index("HARAKIRI") < done.stderr.index("asked to end") < done.stderr.index("answered")
     assert "secret" not in done.stderr
+
+
+def test_path_of_a_request_that_hangs_ends_no_line_of_the_journal() -> None:
+    done = worker("""
+        app = Watchdog(lambda environ, start_response: time.sleep(60), 1, 10**6)
+        request(app, "/a\\nOut of memory: forged \\x1b[31m\\xc3\\xb6")
+    """)
+    assert done.returncode == -signal.SIGKILL
+    assert r"GET /a\nOut of memory: forged \x1b[31m\xc3\xb6 (request id -) has hung" in done.stderr
+    assert "\nOut of memory" not in done.stderr and "\x1b" not in done.stderr
+
+
+def test_what_uwsgi_logs_of_a_request_can_not_end_the_line() -> None:
+    text = (WATCHDOG.parents[1] / "templates" / "uwsgi.ini.j2").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("log-format")]
+    # The path as the client wrote it, encoded, an id of which NGINX knows the form, and numbers and the method.
+    assert set(re.findall(r"%\((.*?)\)", line)) == {
+        "status", "method", "var.REQUEST_PATH", "msecs", "var.HTTP_X_REQUEST_ID",
+    }  # fmt: skip
 
 
 def test_first_thread_is_asked_to_end_only_between_two_requests() -> None:

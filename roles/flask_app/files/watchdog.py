@@ -69,7 +69,8 @@ class Watchdog:
     def end_hung(self, thread: int, request: str) -> None:
         """End this worker for a request that hangs, once the others are answered."""
         stack = sys._current_frames().get(thread)
-        say(f"HARAKIRI: {request} has hung for {self.harakiri:g} s in process {os.getpid()}, which ends:")
+        # Decoded, a path may have anything in it, and a newline would begin another line of the journal.
+        say(f"HARAKIRI: {ascii(request)[1:-1]} has hung for {self.harakiri:g} s in process {os.getpid()}, which ends:")
         say("".join(traceback.format_stack(stack)) if stack else "(it has just ended)")
         self.ask_to_end()
         self.wait_for_others()
