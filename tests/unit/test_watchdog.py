@@ -131,10 +131,11 @@ def test_each_forked_worker_is_watched() -> None:
 
 LARGE = """
     signal.signal(signal.SIGHUP, lambda *_: (say("asked to end"), os._exit(0)))
-    kept = [b"x" * 2**26]
+    kept = []
     Watchdog.youth = {youth}
     def application(environ, start_response):
         say("begun")
+        kept or kept.append(b"x" * 2**26)
         time.sleep(0.3)
         say("answered")
         return [b""]
@@ -155,6 +156,29 @@ def test_worker_that_is_too_large_is_named_and_asked_to_end_between_two_requests
     assert said.count("answered") >= 5, "it was too young to be replaced"
 
 
+FROM_ITS_START = """
+    kept, leaked = [b"x" * 2**27], []
+    Watchdog.youth = 0
+    app = Watchdog(lambda environ, start_response: [b""], 1, 60)
+    request(app, "/")
+    time.sleep(3)
+    say("left alone")
+    kept.append(b"x" * 2**26)
+    time.sleep(30)
+"""
+
+
+def test_worker_that_begins_too_large_is_left_alone_until_it_has_grown() -> None:
+    # The next one would be as large: what its master has, it has.
+    done = worker(FROM_ITS_START)
+    said = done.stderr.splitlines()
+    begins = re.match(r"process \d+ begins with (\d+) MB .* replaced from (\d+) MB on", said[0])
+    assert begins and 128 <= int(begins[1]) < int(begins[2]) < 192 and "worker_memory (60 MB)" in said[0]
+    assert said[1] == "left alone"
+    assert f"and is replaced: the limit is {begins[2]} MB" in said[2]
+    assert said[3] == "asked to end" and done.returncode == -signal.SIGKILL
+
+
 def test_worker_that_never_rests_is_asked_in_the_end() -> None:
     done = worker(LARGE.format(youth=0, pause=0).replace("(application, 60,", "(application, 2,"))
     assert done.stderr.splitlines()[-1] == "asked to end"
@@ -169,6 +193,8 @@ def test_request_is_kept_at_the_door_while_the_first_thread_is_asked_and_then_an
             return [b""]
         app = Watchdog(application, 1, 1)
         request(app, "/")
+        time.sleep(0.5)
+        leaked = b"x" * 2**26
         end = time.monotonic() + 5
         while time.monotonic() < end:
             request(app, "/")

@@ -56,15 +56,22 @@ class Watchdog:
 
     def look(self) -> None:
         """Look at the requests and the memory each second, and end this worker when there is a reason to."""
-        start = time.monotonic()
+        start, began = time.monotonic(), memory()
+        # Replaced by one that begins as large, it would be replaced for ever: it may grow by a quarter at least.
+        limit = max(self.worker_memory, began * 5 // 4)
+        if limit > self.worker_memory:
+            say(
+                f"process {os.getpid()} begins with {began} MB of memory, and is replaced from {limit} MB on:"
+                f" there is no room for growth in worker_memory ({self.worker_memory} MB)"
+            )
         while True:
             time.sleep(1)
             for thread, (begun, request) in list(self.begun.items()):
                 if time.monotonic() - begun > self.harakiri:
                     self.end_hung(thread, request)
             size = memory()
-            if size >= self.worker_memory and time.monotonic() - start >= self.youth:
-                self.end_large(size)
+            if size >= limit and time.monotonic() - start >= self.youth:
+                self.end_large(size, limit)
 
     def end_hung(self, thread: int, request: str) -> None:
         """End this worker for a request that hangs, once the others are answered."""
@@ -76,9 +83,9 @@ class Watchdog:
         self.wait_for_others()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def end_large(self, size: int) -> None:
+    def end_large(self, size: int, limit: int) -> None:
         """End this worker for its size, once its requests are answered."""
-        say(f"process {os.getpid()} has {size} MB of memory, and is replaced: the limit is {self.worker_memory} MB")
+        say(f"process {os.getpid()} has {size} MB of memory, and is replaced: the limit is {limit} MB")
         self.ask_to_end()
         time.sleep(self.harakiri + 1)
         os.kill(os.getpid(), signal.SIGKILL)
