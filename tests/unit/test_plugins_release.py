@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -345,14 +346,15 @@ def test_who_is_connected_to_a_socket_is_seen(tmp_path: Path) -> None:
         assert not connected(path)
 
 
-def test_sockets_of_others_are_no_lines_of_the_answer_whatever_their_names_are(tmp_path: Path) -> None:
-    path = tmp_path / "uwsgi.sock"
+def test_sockets_of_others_are_no_lines_of_the_answer_whatever_their_names_are() -> None:
+    folder = tempfile.TemporaryDirectory()  # a name has 107 bytes, and is to hold a path and more
+    path = Path(folder.name) / "x"
     names = [
         f"\0x\nu_str LISTEN 77 128 {path} 5 * 0\n",
         f"\0x\nu_str LISTEN many 128 {path} 5 * 0\n",
         f"\0\nu_str ESTAB 0 0 {path} 1 * 2\n",
     ]
-    with contextlib.ExitStack() as others:
+    with folder, contextlib.ExitStack() as others:
         for name in names:
             others.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
             listener = others.enter_context(socket.socket(socket.AF_UNIX))

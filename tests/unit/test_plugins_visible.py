@@ -111,9 +111,12 @@ def test_result_warnings_and_a_failed_command_have_none_either(monkeypatch: pyte
         assert harmless(answer)
         return answer
 
+    # Where the control node's code is loaded in the same process, as here, Ansible prints a warning at once.
+    warned: list[str] = []
+    monkeypatch.setattr(basic, "warn", lambda warning, **_: warned.append(warning))
     answer = ended(lambda module: (module.warn(EVIL), module.exit_json(changed=True, one=[{EVIL: (EVIL, 7, None)}])))
     assert answer["one"] == [{SHOWN: [SHOWN, 7, None]}] and answer["changed"] is True
-    assert SHOWN in json.dumps(answer["warnings"]).replace("\\\\", "\\")
+    assert warned == [SHOWN]
     answer = ended(lambda module: module.run_command(["sh", "-c", 'printf "$0" >&2; exit 3', EVIL], check_rc=True))
     assert answer["stderr"] == SHOWN and SHOWN.removesuffix(r"\r") == answer["msg"] and answer["rc"] == 3
     # A secret is cut out while it can still be found: before its characters are made visible and its lines are marked.

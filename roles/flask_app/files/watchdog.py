@@ -52,11 +52,15 @@ class Watchdog:
         with self.lock:
             if self.watched != os.getpid():
                 self.watched = os.getpid()
-                threading.Thread(target=self.look, name="watchdog", daemon=True).start()
+                threading.Thread(target=self.look, args=(memory(),), name="watchdog", daemon=True).start()
 
-    def look(self) -> None:
-        """Look at the requests and the memory each second, and end this worker when there is a reason to."""
-        start, began = time.monotonic(), memory()
+    def look(self, began: int) -> None:
+        """Look at the requests and the memory each second, and end this worker when there is a reason to.
+
+        Args:
+            began: megabytes of memory before the first request.
+        """
+        start = time.monotonic()
         # Replaced by one that begins as large, it would be replaced for ever: it may grow by a quarter at least.
         limit = max(self.worker_memory, began * 5 // 4)
         if limit > self.worker_memory:
