@@ -12,7 +12,7 @@ import ansible.module_utils
 # Ansible finds a project's module_utils for modules only; this runs on the control node.
 ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.visible import one_line
+from ansible.module_utils.visible import one_line, visible
 
 COLUMNS = ("host", "id", "state", "version", "when", "by")
 
@@ -131,6 +131,7 @@ class FilterModule:
         """Name the filters as templates do."""
         return {
             "is_run": is_run,
+            "visible": visible,
             "way_back": way_back,
             "made_of": made_of,
             "batches": batches,
