@@ -26,6 +26,7 @@ HOW = {
     "secrets",
     "health_path",
     "health_timeout",
+    "migrate_timeout",
     "domains",
     "static",
     "max_body",

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
+
+# Ansible finds a project's module_utils for modules only; this runs on the control node.
+ansible.module_utils.__path__.append(str(Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.visible import one_line, visible
+
 COLUMNS = ("host", "id", "state", "version", "when", "by")
+
+
+# What a host tells becomes a part of commands that an operator pastes only where it is one of these.
+RELEASE_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
+RUN_ID = re.compile(r"[0-9a-f]{12}\Z")
+
+
+def is_run(told: object) -> bool:
+    """Tell whether a host named a run, which -e break_lock=… takes, and nothing else."""
+    return isinstance(told, str) and bool(RUN_ID.match(told))
 
 
 def way_back(state: Mapping[str, Any], to: str = "") -> str:
@@ -44,22 +63,23 @@ def batches(hosts: Iterable[str], rolling: str, soak: int) -> list[list[str]]:
 
 def releases_table(states: Mapping[str, Mapping[str, Any]], app: str) -> str:
     """Lay out all releases of an app, by host and the newest first."""
-    rows = [
+    told = [
         {"host": host, **release, "version": release["version"][:40]}
         for host in sorted(states)
         for release in states[host]["releases"]
     ]
+    rows = [{name: one_line(str(row[name])) for name in COLUMNS} for row in told]
     if not rows:
         return f"{app}: no release"
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in COLUMNS}
     heading = {name: name for name in COLUMNS}
-    lines = ["  ".join(str(row[name]).ljust(widths[name]) for name in COLUMNS) for row in [heading, *rows]]
+    lines = ["  ".join(row[name].ljust(widths[name]) for name in COLUMNS) for row in [heading, *rows]]
     return "\n".join([f"{app}:", *(line.rstrip() for line in lines)])
 
 
 def told(report: Mapping[str, Any]) -> str:
     """Say what became of an app on a host."""
-    before, after = report["from"] or "nothing", report["to"]
+    before, after = one_line(report["from"] or "nothing"), one_line(report["to"])
     if report["outcome"] == "unchanged":
         return f"{before}  unchanged"
     if report["outcome"] == "withdrawn":
@@ -102,7 +122,7 @@ def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str, limited: 
     lines = []
     for app, reports in by_app.items():
         version = next((report["version"] for report in reports.values() if report["version"]), "")
-        lines.append(f"{app} {version}".rstrip())
+        lines.append(f"{app} {one_line(version)}".rstrip())
         width = max(map(len, reports))
         lines += [f"  {name.ljust(width)}  {told(report)}" for name, report in sorted(reports.items())]
         back = f"{ansible}rollback.yml -e app={app}"
@@ -115,7 +135,7 @@ def releases_summary(hosts: Iterable[Mapping[str, Any]], ansible: str, limited: 
             lines.append(f"  to undo: {back}{limit}")
         # After a rollback the way back is forward, and a rollback by itself would go further back.
         undone = {name: report["from"] for name, report in reports.items() if report["outcome"] == "rolled back"}
-        for before in sorted(set(undone.values())):
+        for before in sorted({before for before in undone.values() if RELEASE_ID.match(before)}):
             on = [name for name in sorted(undone) if undone[name] == before]
             limit = f" --limit {','.join(on)}" if limited or len(on) < len(reports) else ""
             lines.append(f"  to undo: {back} -e to={before}{limit}")
@@ -152,6 +172,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters as templates do."""
         return {
+            "is_run": is_run,
+            "visible": visible,
             "way_back": way_back,
             "made_of": made_of,
             "batches": batches,

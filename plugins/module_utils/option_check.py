@@ -1084,6 +1084,7 @@ RANGES: Mapping[str, tuple[int, int | None, str]] = {
     ),
     "flask_apps[].harakiri": (1, None, ""),
     "flask_apps[].health_timeout": (1, None, ""),
+    "flask_apps[].migrate_timeout": (1, None, ""),
     "flask_apps[].limits.burst": (0, None, ""),
     "flask_apps[].limits.connections": (1, 65535, ""),
     "flask_apps[].limits.requests": (1, None, ""),

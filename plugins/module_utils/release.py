@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.bounded import run_bounded
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release_lock import Lock, LockLost
 from ansible.module_utils.unix_http import Answer, ask_app_until_good
+from ansible.module_utils.unix_sockets import connected, queue_length
+from ansible.module_utils.visible import one_line
 
 RELEASE_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
 SERVED = Path("/srv")
@@ -262,34 +265,19 @@ def remove(run: RunCommand, release: Release) -> None:
     shutil.rmtree(release.folder)
 
 
-def journal(run: RunCommand, release: Release, lines: int = 30) -> str:
-    """Fetch the last lines that the instance wrote, traceback included."""
-    _, out, _ = run(
-        ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={release.service}"]
-    )
-    return out.strip()
+def journal(release: Release, lines: int = 30) -> str:
+    """Fetch the last lines that the instance wrote, traceback included. A line may be of any size."""
+    words = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={release.service}"]
+    return run_bounded(words, 30)[1]
 
 
-def queue_length(run: RunCommand, path: Path) -> int:
-    """Count the connections to a listening unix socket that nobody accepted yet (Recv-Q); 0 without a listener."""
-    # Without an answer of ss the module fails: no queue that could not be read is taken for an empty one.
-    _, out, _ = run(["ss", "--unix", "--listening", "--no-header"], check_rc=True)
-    for line in out.splitlines():
-        fields = line.split()
-        if len(fields) > 4 and fields[4] == str(path):
-            return int(fields[2])
-    return 0
-
-
-def serving(run: RunCommand, release: Release) -> bool:
+def serving(release: Release) -> bool:
     """Whether anybody waits for a release: in the queue of its socket, or for an answer."""
     path = release.runtime / "uwsgi.sock"
-    _, out, _ = run(["ss", "--unix", "--no-header", "state", "established"], check_rc=True)
-    connected = any(len(fields := line.split()) > 3 and fields[3] == str(path) for line in out.splitlines())
-    return connected or queue_length(run, path) > 0
+    return connected(path) or queue_length(path) > 0
 
 
-def wait_for_empty_queue(run: RunCommand, release: Release, seconds: float) -> int:
+def wait_for_empty_queue(release: Release, seconds: float) -> int:
     """Wait until nobody is left in the queue of a release's socket, or the time is over; tell how many are left.
 
     The kernel would drop them if the socket closed.
@@ -297,7 +285,7 @@ def wait_for_empty_queue(run: RunCommand, release: Release, seconds: float) -> i
     end, empty, waiting = time.monotonic() + seconds, 0, 0
     # Three looks in a row: a connect that was under way while the link moved shows in the second.
     while empty < 3 and time.monotonic() < end:
-        waiting = queue_length(run, release.runtime / "uwsgi.sock")
+        waiting = queue_length(release.runtime / "uwsgi.sock")
         empty = 0 if waiting else empty + 1
         time.sleep(0.02)
     return 0 if empty == 3 else max(waiting, 1)
@@ -329,23 +317,30 @@ def probe_socket(runtime: Path) -> Path:
     return own if own.exists() else runtime / "uwsgi.sock"
 
 
-def unwell(path: str, answer: Answer) -> str:
-    """Say what an app answered in place of 200, and what to do where it will go on answering so."""
+def unwell(path: str, answer: Answer, quoted: Callable[[str], str]) -> str:
+    """Say what an app answered in place of 200, and what to do where it will go on answering so.
+
+    Args:
+        path: what was asked for.
+        answer: what came.
+        quoted: makes what the app wrote harmless on a terminal, and known as the app's.
+    """
     if not answer.final:
-        return f"{answer.status or 'nothing'}:\n{answer.text}"
-    where = f" (to {answer.location})" if answer.location else ""
+        return f"{answer.status or 'nothing'}:\n{quoted(answer.text)}"
+    where = f" (to {one_line(answer.location)})" if answer.location else ""
     return (
         f"{answer.status}{where}, which no waiting changes. Set health_path to a path that answers 200 to everybody;"
-        f" it is {path}. The answer was:\n{answer.text}"
+        f" it is {path}. The answer was:\n{quoted(answer.text)}"
     )
 
 
-def probe_failure(run: RunCommand, release: Release, params: dict[str, Any], answer: Answer) -> str:
+def probe_failure(module: AnsibleModule, release: Release, answer: Answer) -> str:
     """Say what came instead of 200, and what the instance wrote."""
+    params = module.params
     within = "" if answer.final else f" within {params['seconds']} s"
     return (
-        f"{params['path']} got no 200{within}, but {unwell(params['path'], answer)}\n"
-        f"The last lines of its journal:\n{journal(run, release)}"
+        f"{params['path']} got no 200{within}, but {unwell(params['path'], answer, module.quoted)}\n"
+        f"The last lines of its journal:\n{module.quoted(journal(release))}"
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.visible import one_line
 
 # In /run: a lock dies with a reboot, as the run that held it does.
 LOCKS = Path("/run/flask-on-metal")
@@ -47,12 +48,12 @@ class Holder:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since))
         left = max(self.limit - (now() - self.renewed), 0)
         return (
-            f"  who:      {self.who} on {self.origin}\n"
-            f"  what:     {self.what}\n"
+            f"  who:      {one_line(self.who)} on {one_line(self.origin)}\n"
+            f"  what:     {one_line(self.what)}\n"
             f"  since:    {since}\n"
-            f"  phase:    {self.phase}, renewed {now() - self.renewed:.0f} s ago\n"
+            f"  phase:    {one_line(self.phase)}, renewed {now() - self.renewed:.0f} s ago\n"
             f"  ends:     when that run does, in {left:.0f} s if nobody renews it, or with a reboot of the host\n"
-            f"  run:      {self.run}"
+            f"  run:      {one_line(self.run)}"
         )
 
 

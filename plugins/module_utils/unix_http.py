@@ -1,10 +1,11 @@
-"""HTTP and the uwsgi protocol over unix sockets, for probes on the host itself."""
+"""HTTP and the uwsgi protocol, for probes: whoever answers can't hold them up."""
 
 from __future__ import annotations
 
 import http.client
 import secrets
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 AGENT = "flask-on-metal-probe"
+LARGEST = 256 * 1024
+"""Bytes that are read of an answer: more than all headers that NGINX lets through, and the beginning of a body."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,29 @@ class Answer:
 
 
 class ImpatientSocket(socket.socket):
-    """A socket that reads until a point in time, and not so many seconds for each read: some servers drip."""
+    """A socket that reads up to a point in time and up to a size, whatever the server sends.
+
+    Some servers drip, and http.client reads interim answers, chunks and trailers for as long as they come.
+    """
 
     end = 0.0
+    left = LARGEST
 
-    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Read, or raise TimeoutError when the time is over."""
-        self.settimeout(max(self.end - time.monotonic(), 0.001))
-        return super().recv_into(buffer, nbytes, flags)
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
+        """Read, or raise TimeoutError when the time is over, or OSError when it is too much."""
+        seconds = self.end - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("timed out")
+        if self.left <= 0:
+            raise OSError(f"more than {LARGEST // 1024} KB")
+        self.settimeout(seconds)
+        size = super().recv_into(buffer, nbytes or memoryview(buffer).nbytes, flags)
+        self.left -= size
+        return size
+
+
+class ImpatientTLSSocket(ImpatientSocket, ssl.SSLSocket):
+    """The same by TLS."""
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -102,6 +120,7 @@ def as_nginx_says(method: str, host: str, url: str) -> dict[str, bytes]:
         "CONTENT_TYPE": "",
         "CONTENT_LENGTH": "",
         "REQUEST_URI": url,
+        "REQUEST_PATH": path,
         "SERVER_PROTOCOL": "HTTP/1.1",
         "REQUEST_SCHEME": "https",
         "HTTPS": "on",

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import link_atomically, read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.sandbox import CERTIFICATES, Sandbox, Unfit, compile_code, take_over
 
 UV = Path("/opt/flask-on-metal/uv/bin/uv")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ansible.module_utils.addresses import host_form
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import App, probe, unwell
+from ansible.module_utils.visible import one_line
 
 DOCUMENTATION = r"""
 ---
@@ -39,7 +40,8 @@ def main() -> None:
             module.fail_json(msg=f"{app.name} has no release that serves")
         answer = probe(app.link / "run", {"host": host_form(entry["domains"][0]), "path": path, "seconds": seconds})
         if not answer.good:
-            module.fail_json(msg=f"{app.name} isn't well: {path} got no 200, but {unwell(path, answer)[:600]}")
+            said = unwell(path, answer, lambda text: one_line(text[:200]))
+            module.fail_json(msg=f"{app.name} isn't well: {path} got no 200, but {said}")
     module.exit_json(changed=False)
 
 

@@ -6,8 +6,8 @@ import re
 import time
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 
 DOCUMENTATION = r"""
 ---

@@ -5,13 +5,15 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.addresses import host_form
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.unix_http import Answer, exchange, until_good
+from ansible.module_utils.host_module import AnsibleModule
+from ansible.module_utils.unix_http import Answer, ImpatientTLSSocket, exchange, until_good
+from ansible.module_utils.visible import one_line
 
 DOCUMENTATION = r"""
 ---
@@ -54,17 +56,23 @@ class PeerConnection(http.client.HTTPConnection):
     """HTTP over TLS to an address, with certificates of the installation's authority on both sides."""
 
     def __init__(self, peer: str, host: str, certificates: Path, seconds: float) -> None:
-        """Note where to connect; `seconds` is the time for each step of it."""
+        """Note where to connect; `seconds` is the time for all of it."""
         super().__init__(host_form(host), timeout=seconds)  # IPv6: its end isn't a port
+        self.end = time.monotonic() + seconds
         self.address, _, port = peer.rpartition(":")
         self.peer_port = int(port)
         self.context = ssl.create_default_context(cafile=str(certificates / "authority.pem"))
+        self.context.sslsocket_class = ImpatientTLSSocket
         self.context.load_cert_chain(certificates / "certificate.pem", certificates / "key.pem")
 
     def connect(self) -> None:
         """Open the connection to the peer, whatever the host's name leads to."""
         plain = socket.create_connection((self.address.strip("[]"), self.peer_port), timeout=self.timeout)
-        self.sock = self.context.wrap_socket(plain, server_hostname=NAME)
+        plain.settimeout(max(self.end - time.monotonic(), 0.001))
+        wrapped = self.context.wrap_socket(plain, server_hostname=NAME)
+        assert isinstance(wrapped, ImpatientTLSSocket)
+        wrapped.end = self.end
+        self.sock = wrapped
 
 
 def main() -> None:
@@ -104,7 +112,7 @@ def main() -> None:
         for group in [peers] if params["one"] else [{name: peer} for name, peer in peers.items()]:
             answer = until_good(partial(first_good, group, app), float(app["health_timeout"]) if group else 0)
             if not answer.good:
-                said = f"{answer.status or ''} {answer.text[:200]}".strip()
+                said = f"{answer.status or ''} {one_line(answer.text[:200])}".strip()
                 who = f"{app['name']} of {', '.join(group) or 'nobody'}"
                 module.fail_json(msg=f"{params['refusal']} {who} answers: {said}".strip())
     module.exit_json(changed=False)

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.certificates import (
     OWN,
     Acme,
@@ -23,6 +22,7 @@ from ansible.module_utils.certificates import (
     read,
     write,
 )
+from ansible.module_utils.host_module import AnsibleModule
 
 DOCUMENTATION = r"""
 ---

@@ -12,7 +12,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 
 DOCUMENTATION = r"""
 ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.kept_pages import forget
 
 DOCUMENTATION = r"""

@@ -10,8 +10,8 @@ import shutil
 import time
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.unix_http import ask
 
 DOCUMENTATION = r"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.postgresql_psql import Server, ServerError, identifier, literal
 from ansible.module_utils.postgresql_scram import proves, verifier
 

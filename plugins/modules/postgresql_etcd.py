@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.addresses import host_form
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.postgresql_https import Client
 from ansible.module_utils.postgresql_units import Unit
 

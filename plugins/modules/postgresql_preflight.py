@@ -8,7 +8,7 @@ import re
 import socket
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 
 DOCUMENTATION = r"""
 ---

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.postgresql_psql import Server, ServerError
 from ansible.module_utils.postgresql_units import Unit
 

@@ -7,6 +7,7 @@ from typing import Any
 from ansible.module_utils import front_door
 from ansible.module_utils.disk_space import shed
 from ansible.module_utils.filesystem import link_atomically
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.kept_pages import forget
 from ansible.module_utils.release import (
     Release,
@@ -77,16 +78,13 @@ def still_serving(run: RunCommand, release: Release) -> str:
     return f"The release {release.id} goes on serving."
 
 
-def main() -> None:
-    """Run the module."""
-    arguments: dict[str, Any] = {name: {"type": "str", "required": True} for name in ("step", "reason", "next")}
-    arguments |= {name: {"type": "bool", "default": False} for name in ("back", "served_before")}
-    arguments["previous"] = {"type": "str", "default": ""}
-    # What is done here concerns the refused release alone, and is right even when somebody broke the lock.
-    module, release = release_module(arguments, locked=False)
+def abandon(module: AnsibleModule, release: Release, lines: list[str]) -> None:
+    """Put a refused release out of the way, and add to the message's lines what was found and done."""
     args, run = module.params, module.run_command
     current = release.app.current()
-    lines = [f"Release {release.id} of {release.app.name} was refused at the step “{args['step']}”: {args['reason']}"]
+    lines.append(
+        f"Release {release.id} of {release.app.name} was refused at the step “{args['step']}”: {args['reason']}"
+    )
     if current == release and args["back"] and not module.check_mode:
         current = Release(release.app, args["previous"]) if args["previous"] else None
         if current:
@@ -98,7 +96,7 @@ def main() -> None:
             release.app.link.unlink()
         if not args["served_before"]:
             release.unmark("activated")
-        wait_for_empty_queue(run, release, 70)
+        wait_for_empty_queue(release, 70)
         forget(release.app.name)
         lines.append("It served here already, and this host has gone back.")
     if current == release:
@@ -107,7 +105,7 @@ def main() -> None:
     elif release.folder.is_dir() and not module.check_mode:
         lines.append(f"Its folder is kept for a look: {release.folder}")
         # A release that nobody waits for needs no grace; one whose probe hangs would take all of it.
-        if not args["back"] and not serving(run, release):
+        if not args["back"] and not serving(release):
             systemctl(run, "kill", "--signal=SIGKILL", release.service)
         if complaint := stop_instance(run, release):
             lines.append(f"Its instance did not stop cleanly: {complaint}")
@@ -125,10 +123,26 @@ def main() -> None:
         lines.append("Nothing served before, and nothing does now.")
     elif current != release:
         lines.append(still_serving(run, current))
+
+
+def main() -> None:
+    """Run the module."""
+    arguments: dict[str, Any] = {name: {"type": "str", "required": True} for name in ("step", "reason", "next")}
+    arguments |= {name: {"type": "bool", "default": False} for name in ("back", "served_before")}
+    arguments["previous"] = {"type": "str", "default": ""}
+    # What is done here concerns the refused release alone, and is right even when somebody broke the lock.
+    module, release = release_module(arguments, locked=False)
+    lines: list[str] = []
+    try:
+        abandon(module, release, lines)
+    except OSError as error:
+        lines.append(f"It could not be put out of the way ({error}): the next run does what is left.")
+    finally:
+        # Whatever went wrong: the run ends here, and nobody else would give it back.
+        if not module.check_mode:
+            Lock(release.app.name).give_back(module.params["run"])
     lines.append(f"Its whole journal, on the host: journalctl -u {release.service}")
-    lines.append(f"Next: mend the cause, then: {args['next']}")
-    if not module.check_mode:
-        Lock(release.app.name).give_back(args["run"])
+    lines.append(f"Next: mend the cause, then: {module.params['next']}")
     module.fail_json(msg="\n".join(lines))
 
 

@@ -75,7 +75,7 @@ def main() -> None:
         why = (
             f"NGINX was silent, so the link was moved back: {silence}"
             if silence
-            else f"its probe failed, so the link was moved back: {probe_failure(run, release, module.params, answer)}"
+            else f"its probe failed, so the link was moved back: {probe_failure(module, release, answer)}"
         )
         module.fail_json(msg=f"after the switch {why}")
     release.mark("activated")

@@ -6,7 +6,6 @@ import hashlib
 import sys
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.disk_space import (
     MB,
     RESERVE,
@@ -19,6 +18,7 @@ from ansible.module_utils.disk_space import (
     watched,
 )
 from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import Release, release_module, remove, stop_instance, surplus
 from ansible.module_utils.requirements import included
 from ansible.module_utils.sandbox import Sandbox, Unfit, taken_environment

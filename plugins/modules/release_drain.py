@@ -38,7 +38,7 @@ def main() -> None:
     current = release.app.current()
     if current == release:
         module.fail_json(msg=f"{release.id} is what is served; it is not drained")
-    if waiting := wait_for_empty_queue(module.run_command, release, module.params["seconds"]):
+    if waiting := wait_for_empty_queue(release, module.params["seconds"]):
         module.warn(
             f"{release.id} was stopped with {waiting} requests that nobody took from its queue for"
             f" {module.params['seconds']} s: its workers were stuck"

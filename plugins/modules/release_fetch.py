@@ -9,7 +9,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import Release, release_module
 from ansible.module_utils.sandbox import Sandbox, Unfit, compile_code, take_over
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import App
 from ansible.module_utils.release_lock import Holder, Lock, now
 

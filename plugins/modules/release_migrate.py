@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from urllib.parse import quote
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.bounded import run_bounded
 from ansible.module_utils.disk_space import MB, RESERVE, available
 from ansible.module_utils.filesystem import account_ids
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import Release, release_module
 
 DOCUMENTATION = r"""
@@ -21,12 +23,14 @@ description:
   - That unit has one name for all releases: systemd refuses a second migration while one of a killed run goes on.
   - Of each SQLite database a copy is kept from before, in the release's folder before_migration. It is made by SQLite's
     own backup, while the app goes on writing, and its integrity is checked.
+  - Each copy and the command have an end, and the copies leave room on the disk.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
   run: {description: The run that has the lock., type: str, required: true}
   command: {description: What to run in the code's folder., type: str, required: true}
   sqlite: {description: Paths of SQLite databases in the folder shared., type: list, elements: str, default: []}
+  seconds: {description: Time for each copy and for the command., type: int, default: 3600}
   secrets: {description: Values to cut out of the output., type: dict, default: {}}
 """
 
@@ -48,14 +52,24 @@ copies: {description: Paths of the copies., type: list, elements: str, returned:
 # file, with what was in the write-ahead log.
 COPY = """
 import sqlite3, sys, urllib.parse
-source = sqlite3.connect("file:" + urllib.parse.quote(sys.argv[1]) + "?mode=rw", uri=True, timeout=30)
+seconds = int(sys.argv[3])
+source = sqlite3.connect("file:" + urllib.parse.quote(sys.argv[1]) + "?mode=rw", uri=True, timeout=seconds)
 copy = sqlite3.connect(sys.argv[2])
-source.backup(copy)
+
+def look(status, remaining, total):
+    # SQLite has waited by now, and Python would have it try again for ever.
+    if status in (5, 6):
+        sys.exit(f"it is locked: for {seconds} s somebody let nobody else read it")
+
+source.backup(copy, progress=look)
 copy.execute("PRAGMA journal_mode = DELETE")
 found = [row[0] for row in copy.execute("PRAGMA integrity_check")]
 if found != ["ok"]:
     sys.exit("the copy is not whole: " + "; ".join(found[:5]))
 """
+
+# Seconds that a copy waits where another process keeps the database locked.
+LOCKED = 30
 
 
 def no_room_for_copy(folder: Path, database: Path) -> str:
@@ -80,9 +94,19 @@ class Migration:
         self.module, self.release = module, release
         self.kept = release.folder / "before_migration"
 
-    def as_app(self, words: list[str], *, writes: Path, where: Path) -> tuple[int, str]:
-        """Run a command as the app's account, in a sandbox like the app's; returns its status and what it said."""
-        name, folder = self.release.app.name, self.release.folder
+    def as_app(self, words: list[str], *, writes: Path, where: Path, size: int | None = None) -> tuple[int | None, str]:
+        """Run a command as the app's account, in a sandbox like the app's.
+
+        Args:
+            words: the command.
+            writes: where it may write, besides the folder shared.
+            where: the folder that it begins in.
+            size: how large a file may get that it writes.
+
+        Returns:
+            Its status, None where it did not end in time, and what it said, ready for a message.
+        """
+        name, folder, seconds = self.release.app.name, self.release.folder, self.module.params["seconds"]
         properties = {
             "User": name,
             "Group": name,
@@ -95,16 +119,27 @@ class Migration:
             "ProtectHome": "yes",
             "PrivateTmp": "yes",
             "ReadWritePaths": f"{self.release.app.folder / 'shared'} {writes}",
+            "RuntimeMaxSec": f"{seconds}s",
+            "TimeoutStopSec": "10s",
         }
-        status, out, err = self.module.run_command(
+        if size is not None:
+            properties["LimitFSIZE"] = str(size)
+        begun = time.monotonic()
+        # systemd ends it; the longer time here is for the case that systemd-run itself hangs.
+        status, said = run_bounded(
             ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}-migrate",
              *(f"--property={key}={value}" for key, value in properties.items()),
              f"--setenv=PATH={folder}/venv/bin:/usr/local/bin:/usr/bin:/bin", f"--setenv=PYTHONPATH={folder}/code",
              "--setenv=HOME=/var/tmp", "--setenv=LANG=C.UTF-8", "--setenv=LC_CTYPE=C.UTF-8",
              # systemd replaces ${…} and $$ in a command; these are the program's.
-             *(word.replace("$", "$$") for word in words)]
+             *(word.replace("$", "$$") for word in words)],
+            seconds + 30,
         )  # fmt: skip
-        return status, (out + err).strip()
+        lines = self.module.quoted(said)
+        if status != 0 and time.monotonic() - begun >= seconds:
+            end = f"It took longer than {seconds} s, and was stopped (option migrate_timeout)."
+            return None, f"{lines}\n{end}" if lines else end
+        return status, lines
 
     def copy(self, database: Path) -> str:
         """Keep a copy of a database that is there; returns its path, or nothing."""
@@ -113,21 +148,24 @@ class Migration:
         if problem := no_room_for_copy(self.release.folder, database):
             self.module.fail_json(msg=problem)
         self.kept.mkdir(mode=0o700, exist_ok=True)
+        # A database that grows meanwhile ends the copy, and doesn't fill the disk.
+        room = available(self.kept) - RESERVE
         ids = account_ids(self.release.app.name, self.release.app.name)
         assert ids is not None
         # The app's own only while the copy is made: later it could be changed by whoever takes over the app.
         os.chown(self.kept, *ids)
         target = self.kept / quote(str(database.relative_to(self.release.app.folder / "shared")), safe="")
         status, said = self.as_app(
-            ["/usr/bin/python3", "-I", "-c", COPY, str(database), str(target)], writes=self.kept, where=self.kept
+            ["/usr/bin/python3", "-I", "-c", COPY, str(database), str(target), str(LOCKED)],
+            writes=self.kept,
+            where=self.kept,
+            size=room,
         )
         os.chown(self.kept, 0, 0)
         if target.exists():
             os.chown(target, 0, 0, follow_symlinks=False)
-        if status:
-            self.module.fail_json(
-                msg=f"{database} could not be copied, and is not migrated without that:\n{said[-2000:]}"
-            )
+        if status != 0:
+            self.module.fail_json(msg=f"{database} could not be copied, and is not migrated without that:\n{said}")
         return str(target)
 
     def run(self) -> list[str]:
@@ -139,16 +177,21 @@ class Migration:
             writes=self.release.app.folder / "shared",
             where=self.release.folder / "code",
         )
-        if status:
+        if status != 0:
             kept = "".join(f"\nThe database as it was before is in {path}" for path in copies if path)
-            self.module.fail_json(msg=f"`{command}` ended with status {status}:\n{said[-6000:]}{kept}")
+            how = "did not end in time" if status is None else f"ended with status {status}"
+            self.module.fail_json(msg=f"`{command}` {how}:\n{said}{kept}")
         return [path for path in copies if path]
 
 
 def main() -> None:
     """Run the module."""
     module, release = release_module(
-        {"command": {"type": "str", "required": True}, "sqlite": {"type": "list", "elements": "str", "default": []}}
+        {
+            "command": {"type": "str", "required": True},
+            "sqlite": {"type": "list", "elements": "str", "default": []},
+            "seconds": {"type": "int", "default": 3600},
+        }
     )
     if module.check_mode:
         module.exit_json(changed=True, copies=[])

@@ -38,7 +38,7 @@ def main() -> None:
         module.exit_json(changed=False, skipped=True, id=release.id, msg="in check mode there is no instance to ask")
     answer = probe(release.runtime, module.params)
     if not answer.good:
-        module.fail_json(msg=f"its probe failed: {probe_failure(module.run_command, release, module.params, answer)}")
+        module.fail_json(msg=f"its probe failed: {probe_failure(module, release, answer)}")
     module.exit_json(changed=False, id=release.id, answer=answer.text)
 
 

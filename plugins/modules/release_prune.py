@@ -69,14 +69,14 @@ def main() -> None:
             units = (current.socket, current.service)
             if complaint := systemctl(run, "enable", "--quiet", *units) or systemctl(run, "start", *units):
                 module.fail_json(
-                    msg=f"{current.id} is current and doesn't start:\n{journal(run, current)}\n{complaint}"
+                    msg=f"{current.id} is current and doesn't start:\n{module.quoted(journal(current))}\n{complaint}"
                 )
             current.mark("activated")
         # A rollback that was killed before it moved the link left what it was to withdraw.
         current.unmark("withdrawn")
         for old in stray:
             # The run that switched away from it may have been killed a moment ago.
-            wait_for_empty_queue(run, old, 10)
+            wait_for_empty_queue(old, 10)
             stop_instance(run, old)
         for old in gone:
             remove(run, old)

@@ -37,7 +37,8 @@ def main() -> None:
         or systemctl(run, "start", release.service)
     )
     if complaint:
-        module.fail_json(msg=f"it does not start. The last lines of its journal:\n{journal(run, release)}\n{complaint}")
+        said = module.quoted(journal(release))
+        module.fail_json(msg=f"it does not start. The last lines of its journal:\n{said}\n{complaint}")
     module.exit_json(changed=True)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import front_door
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.disk_space import caches, shortage, size, size_of
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release import RELEASE_ID, RUNTIME, SERVED, UNITS, App, running_instances, stands, surplus
 
 DOCUMENTATION = r"""

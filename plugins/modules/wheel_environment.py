@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.sandbox import Sandbox, Unfit, taken_environment
 from ansible.module_utils.uv import make_environment
 

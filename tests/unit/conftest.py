@@ -43,6 +43,11 @@ class Module:
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
+    def quoted(self, text: str, size: int = 6000) -> str:
+        from ansible.module_utils.visible import quoted
+
+        return quoted(text, size)
+
     def run_command(self, words: list[str], **_: Any) -> tuple[int, str, str]:
         """Answer as told for the command's name, or run it."""
         self.commands.append(words)
@@ -85,7 +90,7 @@ def run_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[s
     """Run one of our modules from its arguments to its JSON, as Ansible does on a host, but in this process."""
     umask = os.umask(0o022)
 
-    def run(name: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+    def run(name: str, /, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
         given = {**arguments, "_ansible_check_mode": check, "_ansible_diff": True}
         monkeypatch.setattr(basic, "_ANSIBLE_ARGS", json.dumps({"ANSIBLE_MODULE_ARGS": given}).encode())
         monkeypatch.setattr(basic, "_ANSIBLE_PROFILE", "legacy")

@@ -142,6 +142,7 @@ APP: list[tuple[dict[str, Any], str, str]] = [
     ({"processes": 0}, "flask_apps[0].processes (newsboard) = 0", "1 to 1024"),
     ({"threads": 1025}, "flask_apps[0].threads (newsboard) = 1025", "1 to 1024"),
     ({"harakiri": 0}, "flask_apps[0].harakiri (newsboard) = 0", "at least 1"),
+    ({"migrate_timeout": 0}, "flask_apps[0].migrate_timeout (newsboard) = 0", "at least 1"),
     ({"health_timeout": 0}, "flask_apps[0].health_timeout (newsboard) = 0", "at least 1"),
     ({"worker_memory": 63}, "flask_apps[0].worker_memory (newsboard) = 63", "at least 64"),
     # name

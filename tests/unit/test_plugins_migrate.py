@@ -31,7 +31,7 @@ def migrate(plugin: Callable[[str, str], ModuleType]) -> ModuleType:
 
 def copied(migrate: ModuleType, source: Path, target: Path) -> subprocess.CompletedProcess[str]:
     """Run the program as the module does, but as this account."""
-    words = [sys.executable, "-I", "-c", migrate.COPY, str(source), str(target)]
+    words = [sys.executable, "-I", "-c", migrate.COPY, str(source), str(target), "1"]
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -174,10 +174,11 @@ class Host:
         owners = {(12345, 12346): "the app's", (0, 0): "root's"}
         self.steps.append(f"{path.name} is {owners[uid, gid]}")
 
-    def as_app(self, words: list[str], *, writes: Path, where: Path) -> tuple[int, str]:
+    def as_app(self, words: list[str], *, writes: Path, where: Path, size: int | None = None) -> tuple[int, str]:
         if words[0] == "/bin/sh":
             self.steps.append(f"{words[2]} in {where.name}, writes {writes.name}")
         else:
+            assert size and words[6] == "30"
             assert words[:4] == ["/usr/bin/python3", "-I", "-c", self.migrate.COPY] and writes == where
             self.steps.append(f"copy {Path(words[4]).name} to {writes.name}")
         if self.fails and self.fails in " ".join(words):
@@ -208,7 +209,7 @@ def host(migrate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 def migration(migrate: ModuleType, fake_module: Any, release: Release, *names: str) -> Any:
     shared = release.app.folder / "shared"
-    module = fake_module(command="alembic upgrade head", sqlite=[str(shared / name) for name in names])
+    module = fake_module(command="alembic upgrade head", seconds=60, sqlite=[str(shared / name) for name in names])
     return migrate.Migration(module, release)
 
 
@@ -264,14 +265,28 @@ def test_a_migration_that_fails_tells_what_it_said_and_where_the_copies_are(
     )
 
 
+@pytest.fixture
+def systemd_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Stand in for systemd-run: notes its words, and then does what a script says."""
+
+    def stand_in(script: str) -> Path:
+        program, words = tmp_path / "bin" / "systemd-run", tmp_path / "words"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {words}\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+        return words
+
+    return stand_in
+
+
 def test_the_command_runs_as_the_app_and_may_write_where_the_app_may(
-    migrate: ModuleType, fake_module: Any, release: Release
+    migrate: ModuleType, fake_module: Any, release: Release, systemd_run: Callable[[str], Path]
 ) -> None:
-    it = migration(migrate, fake_module, release)
+    it, noted = migration(migrate, fake_module, release), systemd_run("exit 0")
     it.module.params["command"] = "echo ${PATH} $$"
-    it.module.answers["systemd-run"] = (0, "", "")
     assert it.run() == []
-    (words,) = it.module.commands
+    words = noted.read_text().splitlines()
     properties = dict(
         word.removeprefix("--property=").split("=", 1) for word in words if word.startswith("--property=")
     )
@@ -280,5 +295,86 @@ def test_the_command_runs_as_the_app_and_may_write_where_the_app_may(
     assert properties["WorkingDirectory"] == f"{release.folder}/code"
     assert properties["ProtectSystem"] == "strict"
     assert set(properties["ReadWritePaths"].split()) == {str(release.app.folder / "shared")}
+    # systemd ends it, with all that it started.
+    assert (properties["RuntimeMaxSec"], properties["TimeoutStopSec"]) == ("60s", "10s")
+    assert "LimitFSIZE" not in properties
     # systemd makes $ of $$.
     assert words[-3:] == ["/bin/sh", "-c", "echo $${PATH} $$$$"]
+
+
+# --- what a taken-over app can hold up
+
+
+def test_a_database_that_somebody_keeps_locked_is_not_waited_for_for_ever(
+    migrate: ModuleType, tmp_path: Path, kept: Path
+) -> None:
+    with closing(database(tmp_path / "news.db", 10)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("BEGIN EXCLUSIVE")
+        start = time.monotonic()
+        done = copied(migrate, tmp_path / "news.db", kept / "news.db")
+        assert 0.9 < time.monotonic() - start < 10
+    assert (done.returncode, done.stderr) == (1, "it is locked: for 1 s somebody let nobody else read it\n")
+
+
+def test_a_database_whose_copy_would_fill_the_disk_is_not_copied(
+    migrate: ModuleType, fake_module: Any, module_failed: Any, release: Release, host: Host
+) -> None:
+    # It has no blocks, and any size: the app may write what it likes.
+    with (release.app.folder / "shared" / "news.db").open("r+b") as file:
+        file.truncate(2**42)
+    with pytest.raises(module_failed, match=r"news\.db has 4194304 MB, and isn't migrated .* Make room there"):
+        migration(migrate, fake_module, release, "news.db").run()
+    assert host.steps == []
+
+
+def test_a_copy_leaves_room_on_the_disk_however_the_database_grows_meanwhile(
+    migrate: ModuleType, fake_module: Any, release: Release, systemd_run: Callable[[str], Path], monkeypatch: Any
+) -> None:
+    noted = systemd_run("exit 0")
+    monkeypatch.setattr(migrate, "account_ids", lambda *_: (os.getuid(), os.getgid()))
+    monkeypatch.setattr(os, "chown", lambda *_, **__: None)
+    migration(migrate, fake_module, release).copy(release.app.folder / "shared" / "news.db")
+    (limit,) = [line for line in noted.read_text().splitlines() if line.startswith("--property=LimitFSIZE=")]
+    free = os.statvfs(release.folder).f_bavail * os.statvfs(release.folder).f_frsize
+    assert abs(int(limit.rpartition("=")[2]) - (free - 200 * 2**20)) < 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "exec sleep 60",
+        "yes flood",  # more than fits into memory, if somebody kept it
+        "exec >&- 2>&-; exec sleep 60",
+        "sleep 60 & exec sleep 60",
+    ],
+)
+def test_a_migration_that_does_not_end_is_stopped_and_says_so(
+    migrate: ModuleType,
+    fake_module: Any,
+    module_failed: Any,
+    release: Release,
+    systemd_run: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+) -> None:
+    bounded = migrate.run_bounded
+    monkeypatch.setattr(migrate, "run_bounded", lambda words, seconds: bounded(words, seconds - 30))
+    systemd_run(script)
+    it, start = migration(migrate, fake_module, release), time.monotonic()
+    it.module.params["seconds"] = 1
+    with pytest.raises(module_failed) as failed:
+        it.run()
+    assert 1 <= time.monotonic() - start < 5
+    said = str(failed.value)
+    assert said.startswith("`alembic upgrade head` did not end in time:\n") and len(said) < 20000
+    assert said.endswith("It took longer than 1 s, and was stopped (option migrate_timeout).")
+
+
+def test_who_holds_the_pipe_of_a_migration_that_has_ended_holds_up_nobody(
+    migrate: ModuleType, fake_module: Any, release: Release, systemd_run: Callable[[str], Path]
+) -> None:
+    systemd_run("(while echo drip; do sleep 0.01; done) & exit 0")
+    start = time.monotonic()
+    assert migration(migrate, fake_module, release).run() == []
+    assert time.monotonic() - start < 5

@@ -21,18 +21,18 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils import filesystem, front_door, kept_pages, release_lock
+from ansible.module_utils import filesystem, front_door, kept_pages, release_lock, unix_sockets
 from ansible.module_utils import release as release_utils
 from ansible.module_utils.release import (
     App,
     Release,
-    queue_length,
     running_instances,
     stop_instance,
     wait_for_empty_queue,
 )
 from ansible.module_utils.release_lock import Holder, Lock
 from ansible.module_utils.unix_http import Answer, ask, ask_app, until_good
+from ansible.module_utils.unix_sockets import connected, queue_length
 
 MINE = (os.getuid(), os.getgid())
 IDS = [f"2026010{day}T000000Z-0123abcd" for day in range(1, 10)]
@@ -313,63 +313,152 @@ def test_what_an_app_puts_in_the_fifos_place_is_not_written(app: App, tmp_path: 
 # --- the queue
 
 
-def test_the_queue_of_a_listening_socket_is_counted(tmp_path: Path, fake_module: Any) -> None:
-    path, run = tmp_path / "uwsgi.sock", fake_module().run_command
-    assert queue_length(run, path) == 0
+@contextlib.contextmanager
+def listening(path: Path, connections: int = 0) -> Iterator[socket.socket]:
+    """Listen at a path, with so many connections in the queue."""
     with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as clients:
         server.bind(str(path))
         server.listen(16)
-        assert queue_length(run, path) == 0
-        for _ in range(3):
+        for _ in range(connections):
             clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
-        assert queue_length(run, path) == 3
-        assert queue_length(run, tmp_path / "wsgi.sock") == 0
+        yield server
+
+
+def test_the_queue_of_a_listening_socket_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "uwsgi.sock"
+    assert queue_length(path) == 0
+    with listening(path):
+        assert queue_length(path) == 0
+    path.unlink()
+    with listening(path, 3) as server:
+        assert queue_length(path) == 3
+        assert queue_length(tmp_path / "wsgi.sock") == 0
         server.accept()[0].close()
-        assert queue_length(run, path) == 2
+        assert queue_length(path) == 2
+    # The file is still there, and nobody listens.
+    assert queue_length(path) == 0
 
 
-def test_a_queue_that_cannot_be_read_is_not_taken_for_an_empty_one() -> None:
-    options: dict[str, Any] = {}
-
-    def run(_: list[str], **given: Any) -> tuple[int, str, str]:
-        options.update(given)
-        return 0, "", ""
-
-    queue_length(run, Path("/x"))
-    assert options == {"check_rc": True}
-
-
-def scripted(lengths: list[int], path: Path) -> tuple[list[int], Callable[..., tuple[int, str, str]]]:
-    """Answer as ss does: each time with the next length, the last one for ever. Returns what was answered, as well."""
-    looks: list[int] = []
-
-    def run(_: list[str], **__: Any) -> tuple[int, str, str]:
-        looks.append(lengths[min(len(looks), len(lengths) - 1)])
-        return 0, f"u_str LISTEN 7 128 /run/else.sock 1 * 0\nu_str LISTEN {looks[-1]} 128 {path} 2 * 0\n", ""
-
-    return looks, run
+def test_who_is_connected_to_a_socket_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "uwsgi.sock"
+    assert not connected(path)
+    with listening(path, 1) as server, listening(tmp_path / "other.sock", 1) as other:
+        other.accept()
+        client = server.accept()[0]
+        assert connected(path)
+        client.close()
+        assert not connected(path)
 
 
-def test_a_release_that_nobody_listens_for_is_not_waited_for(app: App, fake_module: Any) -> None:
+def test_sockets_of_others_are_no_lines_of_the_answer_whatever_their_names_are() -> None:
+    folder = tempfile.TemporaryDirectory()  # a name has 107 bytes, and is to hold a path and more
+    path = Path(folder.name) / "x"
+    names = [
+        f"\0x\nu_str LISTEN 77 128 {path} 5 * 0\n",
+        f"\0x\nu_str LISTEN many 128 {path} 5 * 0\n",
+        f"\0\nu_str ESTAB 0 0 {path} 1 * 2\n",
+    ]
+    with folder, contextlib.ExitStack() as others:
+        for name in names:
+            others.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
+            listener = others.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(name.replace("x", "y").replace("\0\n", "\0z\n"))
+            listener.listen(4)
+            others.enter_context(socket.socket(socket.AF_UNIX)).connect(listener.getsockname())
+            others.enter_context(listener.accept()[0])
+        assert queue_length(path) == 0 and not connected(path)
+        with listening(path, 2):
+            assert queue_length(path) == 2 and not connected(path)
+            # A name that is not a path's, though it reads like one.
+            with socket.socket(socket.AF_UNIX) as same:
+                same.bind(f"\0{path}")
+                same.listen(4)
+                assert queue_length(path) == 2
+
+
+def test_many_sockets_take_more_than_one_answer(tmp_path: Path) -> None:
+    path = tmp_path / "uwsgi.sock"
+    with contextlib.ExitStack() as others:
+        for number in range(400):
+            other = others.enter_context(socket.socket(socket.AF_UNIX))
+            other.bind(f"\0{'n' * 90}{os.getpid()}-{number}")
+            other.listen(1)
+        others.enter_context(listening(path, 2))
+        assert queue_length(path) == 2
+
+
+def test_a_queue_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(tmp_path / "uwsgi.sock"):
+        monkeypatch.setattr(unix_sockets, "SOCK_DIAG_BY_FAMILY", 99)
+        with pytest.raises(OSError, match="the kernel doesn't tell of unix sockets"):
+            queue_length(tmp_path / "uwsgi.sock")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], list[int]]:
+    """Have the queue's length be each time the next one, the last one for ever. Tells what was answered."""
+
+    def script(lengths: list[int]) -> list[int]:
+        looks: list[int] = []
+
+        def look(_: Path) -> int:
+            looks.append(lengths[min(len(looks), len(lengths) - 1)])
+            return looks[-1]
+
+        monkeypatch.setattr(release_utils, "queue_length", look)
+        return looks
+
+    return script
+
+
+def test_a_release_that_nobody_listens_for_is_not_waited_for(app: App) -> None:
     release, start = Release(app, IDS[0]), time.monotonic()
-    assert wait_for_empty_queue(fake_module().run_command, release, 60) == 0
+    assert wait_for_empty_queue(release, 60) == 0
     assert time.monotonic() - start < 5
 
 
-def test_a_queue_is_taken_for_empty_after_three_empty_looks_in_a_row(app: App) -> None:
-    release = Release(app, IDS[0])
-    looks, run = scripted([4, 0, 0, 2, 0, 0, 0], release.runtime / "uwsgi.sock")
-    assert wait_for_empty_queue(run, release, 60) == 0
+def test_a_queue_is_taken_for_empty_after_three_empty_looks_in_a_row(app: App, scripted: Any) -> None:
+    looks = scripted([4, 0, 0, 2, 0, 0, 0])
+    assert wait_for_empty_queue(Release(app, IDS[0]), 60) == 0
     assert looks == [4, 0, 0, 2, 0, 0, 0]
 
 
-def test_those_left_in_the_queue_are_counted_when_the_time_is_over(app: App) -> None:
+def test_those_left_in_the_queue_are_counted_when_the_time_is_over(app: App, scripted: Any) -> None:
     release, start = Release(app, IDS[0]), time.monotonic()
-    looks, run = scripted([5, 3], release.runtime / "uwsgi.sock")
-    assert wait_for_empty_queue(run, release, 0.3) == 3
+    looks = scripted([5, 3])
+    assert wait_for_empty_queue(release, 0.3) == 3
     assert 0.25 < time.monotonic() - start < 5 and len(looks) > 2
     # Two empty looks are no empty queue.
-    assert wait_for_empty_queue(scripted([0], release.runtime / "uwsgi.sock")[1], release, 0) == 1
+    scripted([0])
+    assert wait_for_empty_queue(release, 0) == 1
+
+
+# --- a refused release
+
+
+def test_the_lock_is_given_back_though_the_kernel_does_not_tell_who_waits(
+    app: App, run_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_lock, "LOCKS", tmp_path / "locks")
+    monkeypatch.setattr(unix_sockets, "SOCK_DIAG_BY_FAMILY", 99)
+    monkeypatch.setattr(filesystem, "write_atomically", lambda *_: None)
+    (tmp_path / "locks").mkdir()
+    (release,) = made(app, "u")
+    with_socket = release.runtime / "uwsgi.sock"
+    with_socket.parent.mkdir(parents=True)
+    with_socket.touch()
+    lock, run = Lock("news"), "0123456789ab"
+    times = {"since": 0, "renewed": release_lock.now(), "limit": 600}
+    lock.path.write_text(json.dumps(dict.fromkeys(("who", "origin", "what", "phase"), "x") | {"run": run} | times))
+    answer = run_module(
+        "release_abandon", app="news", id=release.id, run=run, step="Probe", reason="it is ill", next="deploy.yml"
+    )
+    assert answer["failed"] and lock.holder() is None
+    said = answer["msg"].splitlines()
+    assert said[0].endswith("was refused at the step “Probe”: it is ill")
+    assert "It could not be put out of the way ([Errno" in answer["msg"] and said[-1].endswith("deploy.yml")
 
 
 # --- what a release shares with the next ones
@@ -977,6 +1066,44 @@ def test_a_path_that_http_does_not_know_is_no_answer_and_no_traceback(served: An
     assert ask(served(GOOD).path, "x", path, 5).text.startswith("no answer (")
 
 
+def for_ever(text: bytes, first: bytes = b"") -> Callable[[socket.socket], None]:
+    """Send something without an end, and each piece at once, so that there is always something to read."""
+
+    def answer(client: socket.socket) -> None:
+        client.sendall(first)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            client.sendall(text)
+
+    return answer
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "100 Continue": for_ever(b"HTTP/1.1 100 Continue\r\n\r\n" * 9),
+    "headers of a 100 Continue": for_ever(b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n"),
+    "trailers": for_ever(b"X: y\r\n", CHUNKED + b"0\r\n"),
+    "chunk extension": for_ever(b"x", CHUNKED + b"1;"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_an_answer_without_an_end_costs_no_more_than_the_time_given(served: Any, name: str) -> None:
+    path, start = served(ENDLESS[name]).path, time.monotonic()
+    answer = ask(path, "x", "/", 0.5)
+    assert time.monotonic() - start < 3
+    assert not answer.good and answer.text.startswith("no answer (")
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 100 Continue\r\n", CHUNKED + b"0\r\n", b"HTTP/1.1 200 OK\r\n"])
+def test_an_answer_without_an_end_costs_no_more_than_its_size(served: Any, start: bytes) -> None:
+    flood = b"HTTP/1.1 100 Continue\r\n\r\n" * 4000 if b"100" in start else b"X: y\r\n" * 10000
+    found = served(for_ever(flood, start))
+    begun = time.monotonic()
+    answer = ask(found.path, "x", "/", 15)
+    assert time.monotonic() - begun < 5 and answer.status == 0
+
+
 @pytest.mark.parametrize("answer", [hang, drip])
 def test_a_server_that_hangs_or_drips_costs_no_more_than_the_time_given(served: Any, answer: Any) -> None:
     path, start = served(answer).path, time.monotonic()
@@ -1059,15 +1186,18 @@ def test_app_cannot_be_asked_for_what_is_no_path(served: Any) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 308, 401, 403, 404, 405, 410])
-def test_probe_ends_at_once_with_an_answer_that_stays(served: Any, app: App, status: int) -> None:
+def test_probe_ends_at_once_with_an_answer_that_stays(
+    served: Any, app: App, status: int, fake_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = served(b"HTTP/1.1 %d X\r\nLocation: /login\r\nContent-Length: 4\r\n\r\nGone" % status)
     params, start = {"host": "x", "path": "/", "seconds": 20}, time.monotonic()
     answer = release_utils.probe(found.path.parent.parent, params)
     assert (answer.status, answer.good) == (status, False)
     assert time.monotonic() - start < 5
-    said = release_utils.probe_failure(lambda *_, **__: (0, "its journal", ""), made(app, "g")[0], params, answer)
+    monkeypatch.setattr(release_utils, "journal", lambda _: "its journal")
+    said = release_utils.probe_failure(fake_module(**params), made(app, "g")[0], answer)
     assert said.startswith(f"/ got no 200, but {status} (to /login), which no waiting changes. Set health_path to ")
-    assert said.endswith("it is /. The answer was:\nGone\nThe last lines of its journal:\nits journal")
+    assert said.endswith("it is /. The answer was:\n  | Gone\nThe last lines of its journal:\n  | its journal")
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503])

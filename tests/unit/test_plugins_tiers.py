@@ -7,6 +7,7 @@ import shlex
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -228,15 +229,21 @@ NEWS = {"name": "news", "domains": ["news.example.org"], "health_path": "/status
 class WebHost(HTTPServer):
     """A web host's port for balancers: TLS with certificates on both sides, and one answer to all."""
 
-    def __init__(self, folder: Path, status: int) -> None:
+    def __init__(self, folder: Path, status: int, endless: str) -> None:
         """Listen on a free port of loopback, with a folder's certificates; answer with a status."""
         self.asked: list[tuple[str, str]] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked.append((self.headers["Host"], self.path))
+                end = time.monotonic() + 15
+                while endless == "continue" and time.monotonic() < end:
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 self.send_response(status)
                 self.end_headers()
+                while endless == "body" and time.monotonic() < end:
+                    self.wfile.write(b".")
+                    time.sleep(0.05)
                 self.wfile.write(b"the database is away" if status != 200 else b"")
 
             def log_message(self, *_: Any) -> None:
@@ -277,8 +284,8 @@ def web_host(host_of: Callable[[str], Path]) -> Iterator[Callable[..., WebHost]]
     """Start a web host that answers with a status."""
     with ExitStack() as started:
 
-        def start(status: int, tier: str = "web") -> WebHost:
-            host = started.enter_context(WebHost(host_of(tier), status))
+        def start(status: int, tier: str = "web", endless: str = "") -> WebHost:
+            host = started.enter_context(WebHost(host_of(tier), status, endless))
             started.callback(host.shutdown)
             return host
 
@@ -329,6 +336,16 @@ def test_one_web_host_is_enough_where_one_is_asked_for(probe: Any, web_host: Any
 
 def test_where_no_web_host_is_left_nobody_answers(probe: Any) -> None:
     assert probe({}, one=True)["msg"] == "news of nobody answers: no host is left"
+
+
+@pytest.mark.parametrize("endless", ["body", "continue"])
+def test_a_web_host_that_drips_or_never_ends_costs_no_more_than_the_apps_time(
+    probe: Any, web_host: Any, endless: str
+) -> None:
+    web1, start = web_host(200, endless=endless), time.monotonic()
+    said = probe({"web1": web1.address})
+    assert said["failed"] and "news of web1 answers: no answer (" in said["msg"]
+    assert time.monotonic() - start < 5
 
 
 def test_a_host_of_another_tier_is_no_web_host(probe: Any, web_host: Any) -> None:

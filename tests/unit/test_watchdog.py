@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,25 @@ def test_request_that_hangs_is_named_with_its_stack_and_ends_the_worker_after_th
     assert "in stuck" in done.stderr
     assert done.stderr.index("HARAKIRI") < done.stderr.index("asked to end") < done.stderr.index("answered")
     assert "secret" not in done.stderr
+
+
+def test_path_of_a_request_that_hangs_ends_no_line_of_the_journal() -> None:
+    done = worker("""
+        app = Watchdog(lambda environ, start_response: time.sleep(60), 1, 10**6)
+        request(app, "/a\\nOut of memory: forged \\x1b[31m\\xc3\\xb6")
+    """)
+    assert done.returncode == -signal.SIGKILL
+    assert r"GET /a\nOut of memory: forged \x1b[31m\xc3\xb6 (request id -) has hung" in done.stderr
+    assert "\nOut of memory" not in done.stderr and "\x1b" not in done.stderr
+
+
+def test_what_uwsgi_logs_of_a_request_can_not_end_the_line() -> None:
+    text = (WATCHDOG.parents[1] / "templates" / "uwsgi.ini.j2").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("log-format")]
+    # The path as the client wrote it, encoded, an id of which NGINX knows the form, and numbers and the method.
+    assert set(re.findall(r"%\((.*?)\)", line)) == {
+        "status", "method", "var.REQUEST_PATH", "msecs", "var.HTTP_X_REQUEST_ID",
+    }  # fmt: skip
 
 
 def test_first_thread_is_asked_to_end_only_between_two_requests() -> None:
@@ -111,10 +131,11 @@ def test_each_forked_worker_is_watched() -> None:
 
 LARGE = """
     signal.signal(signal.SIGHUP, lambda *_: (say("asked to end"), os._exit(0)))
-    kept = [b"x" * 2**26]
+    kept = []
     Watchdog.youth = {youth}
     def application(environ, start_response):
         say("begun")
+        kept or kept.append(b"x" * 2**26)
         time.sleep(0.3)
         say("answered")
         return [b""]
@@ -135,6 +156,29 @@ def test_worker_that_is_too_large_is_named_and_asked_to_end_between_two_requests
     assert said.count("answered") >= 5, "it was too young to be replaced"
 
 
+FROM_ITS_START = """
+    kept, leaked = [b"x" * 2**27], []
+    Watchdog.youth = 0
+    app = Watchdog(lambda environ, start_response: [b""], 1, 60)
+    request(app, "/")
+    time.sleep(3)
+    say("left alone")
+    kept.append(b"x" * 2**26)
+    time.sleep(30)
+"""
+
+
+def test_worker_that_begins_too_large_is_left_alone_until_it_has_grown() -> None:
+    # The next one would be as large: what its master has, it has.
+    done = worker(FROM_ITS_START)
+    said = done.stderr.splitlines()
+    begins = re.match(r"process \d+ begins with (\d+) MB .* replaced from (\d+) MB on", said[0])
+    assert begins and 128 <= int(begins[1]) < int(begins[2]) < 192 and "worker_memory (60 MB)" in said[0]
+    assert said[1] == "left alone"
+    assert f"and is replaced: the limit is {begins[2]} MB" in said[2]
+    assert said[3] == "asked to end" and done.returncode == -signal.SIGKILL
+
+
 def test_worker_that_never_rests_is_asked_in_the_end() -> None:
     done = worker(LARGE.format(youth=0, pause=0).replace("(application, 60,", "(application, 2,"))
     assert done.stderr.splitlines()[-1] == "asked to end"
@@ -149,6 +193,8 @@ def test_request_is_kept_at_the_door_while_the_first_thread_is_asked_and_then_an
             return [b""]
         app = Watchdog(application, 1, 1)
         request(app, "/")
+        time.sleep(0.5)
+        leaked = b"x" * 2**26
         end = time.monotonic() + 5
         while time.monotonic() < end:
             request(app, "/")

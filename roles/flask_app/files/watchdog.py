@@ -63,14 +63,25 @@ class Watchdog:
                     # A child would wait for ever for the thread that it doesn't have.
                     os.register_at_fork(before=faulthandler.cancel_dump_traceback_later)
                 self.watched = os.getpid()
-                threading.Thread(target=self.look, name="watchdog", daemon=True).start()
+                threading.Thread(target=self.look, args=(memory(),), name="watchdog", daemon=True).start()
 
-    def look(self) -> None:
-        """Look at the requests and the memory each second, and end this worker when there is a reason to."""
+    def look(self, began: int) -> None:
+        """Look at the requests and the memory each second, and end this worker when there is a reason to.
+
+        Args:
+            began: megabytes of memory before the first request.
+        """
         signal.pthread_sigmask(
             signal.SIG_BLOCK, {signal.SIGHUP}
         )  # uWSGI's handler crashes in a thread that isn't its own
         start = time.monotonic()
+        # Replaced by one that begins as large, it would be replaced for ever: it may grow by a quarter at least.
+        limit = max(self.worker_memory, began * 5 // 4)
+        if limit > self.worker_memory:
+            say(
+                f"process {os.getpid()} begins with {began} MB of memory, and is replaced from {limit} MB on:"
+                f" there is no room for growth in worker_memory ({self.worker_memory} MB)"
+            )
         while True:
             # Where not even this thread gets on, since another keeps Python's lock, this ends the worker all the same.
             faulthandler.dump_traceback_later(self.harakiri + 3, exit=True)
@@ -79,22 +90,23 @@ class Watchdog:
                 if time.monotonic() - begun > self.harakiri:
                     self.end_hung(thread, request)
             size = memory()
-            if size >= self.worker_memory and time.monotonic() - start >= self.youth:
-                self.end_large(size)
+            if size >= limit and time.monotonic() - start >= self.youth:
+                self.end_large(size, limit)
 
     def end_hung(self, thread: int, request: str) -> None:
         """End this worker for a request that hangs, once the others are answered."""
         stack = sys._current_frames().get(thread)
-        say(f"HARAKIRI: {request} has hung for {self.harakiri:g} s in process {os.getpid()}, which ends:")
+        # Decoded, a path may have anything in it, and a newline would begin another line of the journal.
+        say(f"HARAKIRI: {ascii(request)[1:-1]} has hung for {self.harakiri:g} s in process {os.getpid()}, which ends:")
         say("".join(traceback.format_stack(stack)) if stack else "(it has just ended)")
         faulthandler.cancel_dump_traceback_later()
         self.ask_to_end()
         self.wait_for_others()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def end_large(self, size: int) -> None:
+    def end_large(self, size: int, limit: int) -> None:
         """End this worker for its size, once its requests are answered."""
-        say(f"process {os.getpid()} has {size} MB of memory, and is replaced: the limit is {self.worker_memory} MB")
+        say(f"process {os.getpid()} has {size} MB of memory, and is replaced: the limit is {limit} MB")
         faulthandler.cancel_dump_traceback_later()
         self.ask_to_end()
         time.sleep(self.harakiri + 1)
