@@ -52,15 +52,15 @@ CHECKED_APART = ("database",)
 """Scenarios with check mode on clean hosts in the full matrix alone; that of web hosts is a step of default."""
 
 USUAL = {
-    "layer": (75, 75),
+    "layer": (60, 60),
     "lint": (85, 85),
-    "unit": (140, 140),
-    "benchmark": (300, 420),
-    "cluster": (690, 2060),
-    "database": (270, 275),
-    "default": (460, 500),
-    "release": (880, 3700),
-    "security": (680, 1250),
+    "unit": (180, 180),
+    "benchmark": (200, 420),
+    "cluster": (545, 2060),
+    "database": (240, 320),
+    "default": (340, 500),
+    "release": (600, 3700),
+    "security": (470, 1250),
 }
 """Seconds of a part, its hosts made and taken away, on two cores of a shared virtual machine: short form, full form."""
 
