@@ -37,7 +37,8 @@ exit "$failed"
 """
 LINT = (("bash", "-c", LINTERS),)
 UNIT = (
-    ("pytest", "-q", "-n", "4", "-m", "not timed", "app/tests", "tests/unit"),
+    ("pytest", "-q", "app/tests"),  # by themselves: one conftest would be taken for the other
+    ("pytest", "-q", "-n", "4", "-m", "not timed", "tests/unit"),
     ("pytest", "-q", "-m", "timed", "tests/unit"),
 )
 

@@ -54,6 +54,7 @@ def test_workers_wait_for_the_first_one_and_then_load_side_by_side(tmp_path: Pat
     assert (tmp_path / "loaded").exists(), "the unit waits for it"
 
 
+@pytest.mark.timed
 def test_first_failure_is_told_once_and_ends_the_instance(tmp_path: Path) -> None:
     said = run(
         tmp_path,
