@@ -16,6 +16,8 @@ ROLE = Path(__file__).resolve().parents[2] / "roles" / "flask_app"
 # uWSGI's part: workers are forked, and told by SIGINT to end when one of them has no app (status 22).
 MASTER = """
 import signal
+# Who started the tests may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Crash(Exception): pass
 def worker(load):
     if (child := os.fork()) == 0:
