@@ -55,12 +55,12 @@ CHECKED_APART = ("database",)
 USUAL = {
     "layer": (60, 60),
     "lint": (85, 85),
-    "unit": (180, 180),
-    "benchmark": (200, 420),
+    "unit": (220, 220),
+    "benchmark": (175, 420),
     "cluster": (545, 2060),
     "database": (240, 320),
     "default": (340, 500),
-    "release": (600, 3700),
+    "release": (760, 3700),
     "security": (470, 1250),
 }
 """Seconds of a part, its hosts made and taken away, on two cores of a shared virtual machine: short form, full form."""
