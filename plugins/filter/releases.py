@@ -19,6 +19,7 @@ COLUMNS = ("host", "id", "state", "version", "when", "by")
 
 # What a host tells becomes a part of commands that an operator pastes only where it is one of these.
 RELEASE_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
+APP_NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 RUN_ID = re.compile(r"[0-9a-f]{12}\Z")
 
 
@@ -96,7 +97,11 @@ def left_apps(hosts: Iterable[Mapping[str, Any]]) -> str:
     lines = []
     for values in hosts:
         host = values["inventory_hostname"]
-        for app, ids in values.get("__flask_app_host", {}).get("left", {}).items():
+        for app, told in values.get("__flask_app_host", {}).get("left", {}).items():
+            # Told by the host, and part of a command to paste: nothing but names.
+            ids = [one for one in told if RELEASE_ID.match(one)]
+            if not ids or not APP_NAME.match(app):
+                continue
             units = " ".join(f"{app}@{one}.{kind}" for one in ids for kind in ("service", "socket"))
             lines += [
                 f"{app} left the inventory, and still runs on {host}. Nothing of it was removed.",

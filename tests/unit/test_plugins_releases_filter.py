@@ -192,6 +192,11 @@ def test_apps_that_left_the_inventory_are_named_with_what_stops_them(filters: An
     assert filters["left_apps"](hosts[1:]) == ""
 
 
+@pytest.mark.parametrize("left", [{"blog": ["x; reboot"]}, {"blog; reboot": [ONE]}])
+def test_what_a_host_tells_of_left_apps_is_no_command(filters: Any, left: dict[str, list[str]]) -> None:
+    assert filters["left_apps"]([{"inventory_hostname": "web1", "__flask_app_host": {"left": left}}]) == ""
+
+
 def test_several_apps_are_summed_up_one_after_the_other_each_with_its_own_way_back(filters: Any) -> None:
     blog = {"app": "blog", "version": "1.3"}
     found = summary(
