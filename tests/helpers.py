@@ -277,6 +277,10 @@ class Ansible:
     inventory: str
     limit: str = ""
 
+    def on(self, host: Host) -> Ansible:
+        """Run on this host alone."""
+        return replace(self, limit=f"{inventory_name(host)},localhost")
+
     def playbook(
         self,
         path: str | Path,

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.disturbs
 RATE, SECONDS = (100, 60) if os.environ.get("FLASK_ON_METAL_FULL") else (50, 10)
 
 
+@pytest.mark.one_host
 def test_every_accepted_post_is_there_and_latest_agrees(promised: Promised, newsboard: App) -> None:
     address = next(address for address in newsboard.addresses if ":" not in address)
     done = subprocess.run(

@@ -93,13 +93,13 @@ def test_files_of_somebody_else_stop_the_run_before_anything_changes(
     # Something that the run would bring right, if it came so far.
     as_root(host, "echo '# differs' >>/etc/nginx/nginx.conf")
     try:
-        refused = ansible.playbook("playbooks/site.yml")
+        refused = ansible.on(host).playbook("playbooks/site.yml")
         assert refused.status != 0
         assert "/etc/nginx/conf.d/mine.conf" in refused.output
         assert "nginx_adopt: true" in refused.output
         assert not refused.changed
         assert "# mine" in as_root(host, "cat /etc/nginx/conf.d/mine.conf")
-        adopted = ansible.playbook("playbooks/site.yml", variables={"nginx_adopt": True})
+        adopted = ansible.on(host).playbook("playbooks/site.yml", variables={"nginx_adopt": True})
         assert adopted.status == 0, adopted.output
         assert "# mine" in as_root(host, "cat /var/backups/flask-on-metal/*/conf.d/mine.conf")
         assert served(as_root(host, STATE)) == served(before)
@@ -114,7 +114,7 @@ def test_site_that_left_the_inventory_is_gone(ansible: Ansible, host: Host, conf
     configure(files={"sites/short-lived.conf": "server { listen 127.0.0.1:8098; return 204; }"})
     assert as_root(host, "cd /etc/nginx/sites; ls *.conf").split() == ["newsboard.conf", "short-lived.conf"]
     assert as_root(host, listening)
-    run = ansible.playbook("playbooks/site.yml")
+    run = ansible.on(host).playbook("playbooks/site.yml")
     assert run.status == 0, run.output
     assert as_root(host, "cd /etc/nginx/sites; ls *.conf").split() == ["newsboard.conf"]
     assert not as_root(host, listening)
@@ -132,7 +132,7 @@ def test_host_whose_nginx_does_not_start_gets_no_release_and_is_brought_back(
     configure(files={"sites/left.conf": "server { listen 127.0.0.1:8097; return 204; }"})
     as_root(host, f"echo '{WITHOUT_CERTIFICATE}' >/etc/nginx/sites/left.conf; systemctl restart nginx || true")
     try:
-        refused = ansible.playbook("playbooks/deploy.yml", variables={"force": True})
+        refused = ansible.on(host).playbook("playbooks/deploy.yml", variables={"force": True})
         assert refused.status != 0
         assert "NGINX doesn't answer on this host (systemctl calls it " in refused.output
         assert 'cannot load certificate "/gone.pem"' in refused.output
@@ -141,7 +141,7 @@ def test_host_whose_nginx_does_not_start_gets_no_release_and_is_brought_back(
         # A change that NGINX takes, with one that it doesn't: what is said of it was asked.
         said = configure(files={"sites/newer.conf": "server { listen 127.0.0.1:8098; return 204; }"})
         assert "It doesn't answer with the old one either" in said
-        repaired = ansible.playbook("playbooks/site.yml")
+        repaired = ansible.on(host).playbook("playbooks/site.yml")
         assert repaired.status == 0, repaired.output
         assert "NGINX did not run, and starts without sites/left.conf" in repaired.output
         assert served(as_root(host, STATE)) == served(before)

@@ -16,10 +16,10 @@ INSTANCE = 'unit="$1@$(basename "$(readlink "/srv/$1/current")")"\n'
 @pytest.mark.parametrize("done", ["stop", "disable --quiet"])
 def test_stopped_or_disabled_release_is_brought_back(ansible: Ansible, host: Host, newsboard: App, done: str) -> None:
     as_root(host, f'{INSTANCE}systemctl {done} "$unit.service" "$unit.socket"', newsboard.name)
-    run = ansible.playbook("playbooks/deploy.yml")
+    run = ansible.on(host).playbook("playbooks/deploy.yml")
     assert run.status == 0, run.output
     state = as_root(host, f'{INSTANCE}systemctl is-active "$unit.service" "$unit.socket" || true', newsboard.name)
     assert state.split() == ["active", "active"]
     state = as_root(host, f'{INSTANCE}systemctl is-enabled "$unit.service" "$unit.socket" || true', newsboard.name)
     assert state.split() == ["enabled", "enabled"]
-    assert not ansible.playbook("playbooks/deploy.yml").changed
+    assert not ansible.on(host).playbook("playbooks/deploy.yml").changed

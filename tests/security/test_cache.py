@@ -239,27 +239,27 @@ def test_old_page_is_answered_while_the_app_fails(get, behave):
 
 
 @pytest.mark.one_host
-def test_purge_forgets_the_named_pages_or_all_of_them(get, ansible: Ansible, promised: Promised):
+def test_purge_forgets_the_named_pages_or_all_of_them(get, host: Host, ansible: Ansible, promised: Promised):
     one, other = new("/declared/one", DECLARED), new("/declared/other", DECLARED)
     assert how(get(one), get(other), get(one), get(other)) == ["MISS", "MISS", "HIT", "HIT"]
     variables = {"app": "prober", "pages": ["/declared/one/*"]}
     task = f"{promised.host}: flask_app : Purge | kept pages are forgotten"
 
-    run = ansible.playbook("playbooks/purge.yml", variables=variables, check=True)
+    run = ansible.on(host).playbook("playbooks/purge.yml", variables=variables, check=True)
     assert run.status == 0, run.output
     assert task in run.changed
     assert how(get(one)) == ["HIT"], "check mode forgets nothing"
 
-    run = ansible.playbook("playbooks/purge.yml", variables=variables)
+    run = ansible.on(host).playbook("playbooks/purge.yml", variables=variables)
     assert run.status == 0, run.output
     assert task in run.changed
     assert how(get(one), get(other)) == ["MISS", "HIT"]
 
-    run = ansible.playbook("playbooks/purge.yml", variables={"app": "prober"})
+    run = ansible.on(host).playbook("playbooks/purge.yml", variables={"app": "prober"})
     assert run.status == 0, run.output
     assert how(get(one), get(other)) == ["MISS", "MISS"]
 
-    run = ansible.playbook("playbooks/purge.yml", variables={"app": "prober", "pages": ["declared"]})
+    run = ansible.on(host).playbook("playbooks/purge.yml", variables={"app": "prober", "pages": ["declared"]})
     assert run.status != 0
     assert "begins with a slash" in run.output
 
@@ -278,7 +278,9 @@ def test_purge_follows_no_link_of_nginx_and_waits_for_no_fifo(host: Host, ansibl
     as_root(host, TRAPS)
     try:
         for pages in (["/declared/*"], []):
-            run = ansible.playbook("playbooks/purge.yml", variables={"app": "prober", "pages": pages}, timeout=60)
+            run = ansible.on(host).playbook(
+                "playbooks/purge.yml", variables={"app": "prober", "pages": pages}, timeout=60
+            )
             assert run.status == 0, run.output
         assert "declared" in as_root(host, "cat /srv/victim/99/page"), "root deleted what NGINX's workers can't"
     finally:
@@ -286,11 +288,11 @@ def test_purge_follows_no_link_of_nginx_and_waits_for_no_fifo(host: Host, ansibl
 
 
 @pytest.mark.one_host
-def test_release_forgets_the_pages_of_the_one_before(get, ansible: Ansible):
+def test_release_forgets_the_pages_of_the_one_before(get, host: Host, ansible: Ansible):
     page = new("/declared", DECLARED)
     first = get(page)
     assert how(get(page)) == ["HIT"]
-    run = ansible.playbook("playbooks/deploy.yml", variables={"app": "prober", "force": True})
+    run = ansible.on(host).playbook("playbooks/deploy.yml", variables={"app": "prober", "force": True})
     assert run.status == 0, run.output
     after = get(page)
     assert how(after) == ["MISS"]

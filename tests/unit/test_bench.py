@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -309,6 +312,20 @@ def test_requests_at_a_fixed_rate_are_timed_from_when_they_were_due(url: str) ->
     assert all(well and spent > 0 for _, spent, well in found["points"])
     assert found["slow_answered"] >= 2
     assert found["slow_failed"] == 0
+
+
+def test_a_steady_load_ends_when_it_is_told_to_and_the_agent_goes_on(url: str) -> None:
+    asked = wire.Agent("here", [sys.executable, str(BENCH / "agent.py")])
+    with contextlib.closing(asked), ThreadPoolExecutor() as pool:
+        load = pool.submit(
+            asked.ask, "steady", url=f"{url}/page", headers={"Host": "x"}, rate=50, seconds=60, until_told=True
+        )
+        time.sleep(1)
+        asked.end_load()
+        points = load.result(timeout=10)["points"]
+        assert 1 < len(points) < 500
+        assert all(well for _, _, well in points)
+        assert asked.ask("facts")["cores"] > 0
 
 
 # --- the order of the runs

@@ -203,7 +203,14 @@ def wrk(
 
 
 def steady(
-    url: str, headers: dict[str, str], rate: float, seconds: float, slow_url: str = "", slow: int = 0, calm: float = 0
+    url: str,
+    headers: dict[str, str],
+    rate: float,
+    seconds: float,
+    slow_url: str = "",
+    slow: int = 0,
+    calm: float = 0,
+    until_told: bool = False,
 ) -> dict[str, Any]:
     """Send fast requests at a fixed rate, and from some moment on keep a number of slow ones under way.
 
@@ -211,12 +218,13 @@ def steady(
         url: What is fast.
         headers: Of each request.
         rate: Fast requests a second, sent whether or not the ones before are answered.
-        seconds: How long fast ones are sent.
+        seconds: How long fast ones are sent, at most.
         slow_url: What is slow.
         slow: Slow requests under way at any time.
         calm: Seconds before the first slow one.
+        until_told: Whether no more are sent once something stands in stdin, an empty line for one.
     """
-    return asyncio.run(_steady(url, headers, rate, seconds, slow_url, slow, calm))
+    return asyncio.run(_steady(url, headers, rate, seconds, slow_url, slow, calm, until_told))
 
 
 FAST_TIMEOUT = 5.0
@@ -224,7 +232,14 @@ FAST_TIMEOUT = 5.0
 
 
 async def _steady(
-    url: str, headers: dict[str, str], rate: float, seconds: float, slow_url: str, slow: int, calm: float
+    url: str,
+    headers: dict[str, str],
+    rate: float,
+    seconds: float,
+    slow_url: str,
+    slow: int,
+    calm: float,
+    until_told: bool,
 ) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     begun = loop.time() + 0.1
@@ -250,7 +265,19 @@ async def _steady(
                 await asyncio.sleep(0.1)
 
     slow_tasks = [asyncio.create_task(keep_slow()) for _ in range(slow)]
-    await asyncio.gather(*(fast(number / rate) for number in range(int(seconds * rate))))
+    fast_tasks = [asyncio.create_task(fast(number / rate)) for number in range(int(seconds * rate))]
+
+    def told() -> None:
+        """Leave out what isn't due yet; what is under way gets its answer."""
+        loop.remove_reader(sys.stdin)
+        for task in fast_tasks[int((loop.time() - begun) * rate) + 1 :]:
+            task.cancel()
+
+    if until_told:
+        loop.add_reader(sys.stdin, told)
+    await asyncio.gather(*fast_tasks, return_exceptions=True)
+    if until_told:
+        loop.remove_reader(sys.stdin)
     for task in slow_tasks:
         task.cancel()
     await asyncio.gather(*slow_tasks, return_exceptions=True)
@@ -304,9 +331,10 @@ def answer(line: str) -> dict[str, Any]:
 
 
 def serve(lines: Iterable[str]) -> None:
-    """Answer line by line."""
+    """Answer line by line; an empty one asks for nothing."""
     for line in lines:
-        print(json.dumps(answer(line)), flush=True)
+        if line.strip():
+            print(json.dumps(answer(line)), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ FAST_RATE = 100.0
 CALM = 1.0
 """Seconds before the first slow request."""
 DEPLOY_SECONDS = 60.0
-"""How long fast requests are sent while a release is made: several times what that takes."""
+"""How long fast requests are sent while a release is made, at most: several times what that takes."""
+AFTER = 3.0
+"""Seconds for which they are sent once it is made: what it slows down shows within them."""
 HANDSHAKES = 300
 """TLS handshakes a second that are counted on: few, since there may be one core for both ends."""
 BREATH = 0.3
@@ -167,11 +169,14 @@ class Bench:
                 headers=self.headers(stack, page),
                 rate=FAST_RATE,
                 seconds=DEPLOY_SECONDS,
+                until_told=True,
             )
             time.sleep(CALM)
             begun = time.monotonic()
             done = subprocess.run(self.plan.deploy, capture_output=True, text=True, check=False)
             seconds = time.monotonic() - begun
+            time.sleep(AFTER)
+            self.load.end_load()
             result = asked.result()
         if done.returncode:
             raise MeasureError(f"{' '.join(self.plan.deploy)} failed:\n{done.stdout[-2000:]}{done.stderr[-1000:]}")

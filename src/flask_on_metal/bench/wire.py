@@ -46,6 +46,13 @@ class Agent:
             raise AgentError(f"{self.name}: {do}: {result['error']}")
         return result
 
+    def end_load(self) -> None:
+        """End the steady load that another thread waits for. An agent that is gone has none."""
+        assert self._process.stdin
+        with contextlib.suppress(OSError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+
     def close(self) -> None:
         """End it. A load that is under way ends by itself, within its seconds."""
         with contextlib.suppress(OSError):
