@@ -149,8 +149,6 @@ def test_other_settings_and_another_password_come_with_the_next_run(pair: Pair) 
     assert "out:" in pair.login(f"user=newsboard password=scenario-newsboard dbname=newsboard {TLS}")
     assert pair.answers()
     assert "scenario-changed" not in run.output
-    pair.site()
-    assert pair.answers()
 
 
 AS_A_CLUSTER = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import traffic
 from accounts import Table
@@ -83,6 +84,15 @@ class Stage:
     table: Table
     served: dict[str, Any] = field(default_factory=dict)
     """The variables of what is served, other than the inventory's."""
+
+    def on(self, name: str) -> Stage:
+        """Leave all hosts but one alone."""
+        ansible = replace(self.ansible, limit=f"{name},localhost")
+        return replace(self, ansible=ansible, hosts={name: self.hosts[name]}, served=dict(self.served))
+
+    def either(self, about: str) -> Stage:
+        """Leave all hosts but one alone, chosen by what is tried there: so some of it is tried on each."""
+        return self.on(sorted(self.hosts)[(crc32(about.encode()) >> 8) % len(self.hosts)])
 
     def app(self, name: str) -> App:
         """Find the app on a host."""

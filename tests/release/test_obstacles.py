@@ -10,6 +10,13 @@ import pytest
 from helpers import as_root
 from stage import APP, Stage, assert_nothing_failed
 
+
+@pytest.fixture
+def stage(stage: Stage, request: pytest.FixtureRequest) -> Stage:
+    """Put each obstacle in the way of one host: a refusal is the same on both."""
+    return stage.either(request.node.name)
+
+
 # The releases move to a file system with few free inodes: that is full without gigabytes being written. What runs keeps
 # the old one, which its namespace has; NGINX finds the same links in the copy.
 FILL = """

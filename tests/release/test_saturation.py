@@ -69,8 +69,7 @@ def saturated(stage: Stage, name: str, connections: int) -> Iterator[Saturation]
 def test_nothing_fails_at_saturation(stage: Stage, connections: int, what: str) -> None:
     # One after the other: each takes all that two cores have. The short form saturates one.
     for name in sorted(stage.hosts) if FULL else sorted(stage.hosts)[-1:]:
-        one = Stage(stage.ansible, {name: stage.hosts[name]}, stage.promises, stage.folder, stage.table, stage.served)
-        one.ansible = type(stage.ansible)(stage.ansible.inventory, limit=f"{name},localhost")
+        one = stage.on(name)
         before = stage.look()[name]
         with saturated(stage, name, connections) as seen:
             run: Run = one.deploy(force=True) if what == "deploy" else one.rollback()

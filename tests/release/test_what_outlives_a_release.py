@@ -25,6 +25,12 @@ class Second:
 
 
 @pytest.fixture(scope="module")
+def stage(stage: Stage) -> Stage:
+    """Try all of it on one host, where the releases that it is about are made: files and hooks are the same on both."""
+    return stage.either(__name__)
+
+
+@pytest.fixture(scope="module")
 def second(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Second:
     """Make two releases that share folders, of which the second has hooks as well; several tests look at them."""
     folder = tmp_path_factory.mktemp("hooks")

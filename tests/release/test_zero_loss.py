@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from helpers import LEAKED_ON_PURPOSE, RELEASE_ID, Run, as_root
@@ -18,6 +17,12 @@ from traffic import Traffic
 def version_one(stage: Stage) -> None:
     """Begin with version 1: the tests tell versions apart, and go on from each other."""
     stage.begin_anew()
+
+
+@pytest.fixture
+def either(stage: Stage, request: pytest.FixtureRequest) -> Stage:
+    """Refuse a release on one host: how it goes on is the same on both, and that one's refusal is all others' too."""
+    return stage.either(request.node.name)
 
 
 def assert_switched(stage: Stage, before: dict[str, Look], run: Run, sent: dict[str, Traffic], *codes: str) -> None:
@@ -85,39 +90,39 @@ def test_same_version_again_changes_nothing_and_asks_little(stage: Stage) -> Non
         assert sum(entry["reached"] for entry in run.record if entry["host"] == name) <= DEPLOY_WITHOUT_A_CHANGE
 
 
-def test_version_that_does_not_import(stage: Stage) -> None:
-    before = stage.look()
-    with stage.load("deploy of one that does not import") as sent:
-        run = stage.deploy(stage.variables(stage.source("3", fault="import")))
-    assert_refused(stage, before, run, sent, "Start")
+def test_version_that_does_not_import(either: Stage) -> None:
+    before = either.look()
+    with either.load("deploy of one that does not import") as sent:
+        run = either.deploy(either.variables(either.source("3", fault="import")))
+    assert_refused(either, before, run, sent, "Start")
     # It tells its secret as well, as a traceback may.
     assert f"RuntimeError: {LEAKED_ON_PURPOSE}" in run.output
     assert "Traceback (most recent call last)" in run.output
 
 
-def test_version_whose_probe_fails(stage: Stage) -> None:
-    before = stage.look()
-    with stage.load("deploy of one whose probe fails") as sent:
-        run = stage.deploy(stage.variables(stage.source("3", fault="unhealthy"), health_timeout=3))
-    assert_refused(stage, before, run, sent, "Probe")
+def test_version_whose_probe_fails(either: Stage) -> None:
+    before = either.look()
+    with either.load("deploy of one whose probe fails") as sent:
+        run = either.deploy(either.variables(either.source("3", fault="unhealthy"), health_timeout=3))
+    assert_refused(either, before, run, sent, "Probe")
     assert "/status got no 200 within 3 s, but 500" in run.output
     assert "unhealthy on purpose" in run.output
 
 
 @pytest.mark.full_matrix
-def test_version_whose_probe_hangs(stage: Stage) -> None:
-    before = stage.look()
-    with stage.load("deploy of one whose probe hangs") as sent:
-        run = stage.deploy(stage.variables(stage.source("3", fault="hanging"), health_timeout=3))
-    assert_refused(stage, before, run, sent, "Probe")
+def test_version_whose_probe_hangs(either: Stage) -> None:
+    before = either.look()
+    with either.load("deploy of one whose probe hangs") as sent:
+        run = either.deploy(either.variables(either.source("3", fault="hanging"), health_timeout=3))
+    assert_refused(either, before, run, sent, "Probe")
     assert "/status got no 200 within 3 s, but nothing" in run.output
 
 
-def test_version_whose_migration_fails(stage: Stage) -> None:
-    before = stage.look()
-    with stage.load("deploy of one whose migration fails") as sent:
-        run = stage.deploy(stage.variables(stage.source("3", migration="fail")))
-    assert_refused(stage, before, run, sent, "Migrate")
+def test_version_whose_migration_fails(either: Stage) -> None:
+    before = either.look()
+    with either.load("deploy of one whose migration fails") as sent:
+        run = either.deploy(either.variables(either.source("3", migration="fail")))
+    assert_refused(either, before, run, sent, "Migrate")
     assert "RuntimeError: this migration fails, on purpose" in run.output
     look = """
       cd "/srv/$1/releases/$2/before_migration"
@@ -127,8 +132,8 @@ copy = sqlite3.connect("file:newsboard.db?mode=ro", uri=True)
 print(*copy.execute("PRAGMA integrity_check").fetchone())
 print("posts", copy.execute("SELECT count(*) FROM posts").fetchone()[0])'
     """
-    for name, host in stage.hosts.items():
-        refused = stage.look()[name].failed[-1]
+    for name, host in either.hosts.items():
+        refused = either.look()[name].failed[-1]
         folder, copy, whole, posts = as_root(host, look, APP, refused).splitlines()
         assert (folder, copy, whole) == (". 700 root", "newsboard.db 640 root", "ok")
         assert int(posts.split()[1]) > 0
@@ -267,7 +272,7 @@ def test_two_deploys_at_once(stage: Stage) -> None:
 def test_host_that_is_behind_catches_up_alone(stage: Stage) -> None:
     first, *others = sorted(stage.hosts)
     wanted = stage.variables(stage.source("6"))
-    one = replace(stage, ansible=replace(stage.ansible, limit=f"{first},localhost"))
+    one = stage.on(first)
     run = one.deploy(wanted)
     assert run.status == 0, run.output
     before = stage.look()
