@@ -17,11 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build" / "test"
+RUNNING: set[subprocess.Popen[bytes]] = set()
+"""Leaders of the sessions that this process has started."""
 
 # ansible-lint takes as long as all others, and one processor.
 LINTERS = """
@@ -53,6 +56,8 @@ CONVERGED = ("roles", "plugins", "playbooks", "molecule/layer", "ansible.cfg", "
 """What a layer follows from: where one of these files differs, it is another layer."""
 LAYER_DAYS = 7.0
 """Days after which a layer is made anew, for Debian's updates since."""
+AT_ONCE = ("lint", "unit")
+"""Parts that run side by side where both are asked for: neither has a host, and each leaves processors idle."""
 FROM_BARE = ("default",)
 """Scenarios that never begin with a layer."""
 CHECKED_APART = ("database",)
@@ -165,13 +170,14 @@ def begins_with_layer(part: str) -> bool:
     return part in scenarios() and part not in FROM_BARE
 
 
-def run(words: Sequence[str], log: Path, deadline: float) -> int | None:
+def run(words: Sequence[str], log: Path, deadline: float, shown: bool = True) -> int | None:
     """Run a command in a session of its own, with its output on this terminal and at the end of a log.
 
     Args:
         words: the command.
         log: file that its output is added to.
         deadline: time.monotonic() at which it is ended, with all that it started.
+        shown: whether its output comes to this terminal as well.
 
     Returns:
         Its exit status, or None if it was ended.
@@ -181,17 +187,20 @@ def run(words: Sequence[str], log: Path, deadline: float) -> int | None:
         start_new_session=True,
     )  # fmt: skip
 
+    RUNNING.add(process)
+
     def show() -> None:
         assert process.stdout
         with log.open("ab") as file:
             while piece := os.read(process.stdout.fileno(), 65536):
                 file.write(piece)
                 file.flush()
-                sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
+                if shown:
+                    sys.stdout.buffer.write(piece)
+                    sys.stdout.buffer.flush()
 
-    shown = threading.Thread(target=show, daemon=True)
-    shown.start()
+    reading = threading.Thread(target=show, daemon=True)
+    reading.start()
     try:
         return process.wait(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -200,7 +209,8 @@ def run(words: Sequence[str], log: Path, deadline: float) -> int | None:
         # Also where somebody pressed Ctrl-C: what was started doesn't go on without this.
         if process.poll() is None:
             end_session(process)
-        shown.join(timeout=10)
+        RUNNING.discard(process)
+        reading.join(timeout=10)
 
 
 def end_session(process: subprocess.Popen[bytes], patience: float = 15) -> None:
@@ -240,7 +250,7 @@ def aftermath(part: str) -> str:
     return "".join(said)
 
 
-def try_part(part: str, full: bool, limit: float) -> Outcome:
+def try_part(part: str, full: bool, limit: float, shown: bool = True) -> Outcome:
     """Run a part; where its time is over, tell what its hosts say, and take them away."""
     log = LOGS / f"{part}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -248,7 +258,7 @@ def try_part(part: str, full: bool, limit: float) -> Outcome:
     begin = time.monotonic()
     state = "passed"
     for words in commands(part, full):
-        status = run(words, log, begin + limit)
+        status = run(words, log, begin + limit, shown)
         if status != 0:
             state = "failed" if status is not None else "out of time"
             break
@@ -263,14 +273,19 @@ def try_part(part: str, full: bool, limit: float) -> Outcome:
     return Outcome(part, state, time.monotonic() - begin, limit, closing)
 
 
-def table(outcomes: Iterable[Outcome]) -> str:
-    """Lay out what each part took, and name the one that is nearest to its limit."""
+def table(outcomes: Iterable[Outcome], took: float) -> str:
+    """Lay out what each part took, and all together; name the one that is nearest to its limit.
+
+    Args:
+        outcomes: of the parts.
+        took: seconds that all of them took: fewer than their sum, where some ran at once.
+    """
     rows = list(outcomes)
     lines = [f"{'part':<12}{'tests':>7}{'seconds':>9}{'limit':>7}{'of it':>7}  "]
     for one in rows:
         state = "" if one.state == "passed" else one.state
         lines.append(f"{one.part:<12}{one.tests:>7}{one.seconds:>9.0f}{one.limit:>7.0f}{one.share:>7.0%}  {state}")
-    lines.append(f"{'all':<12}{sum(one.tests for one in rows):>7}{sum(one.seconds for one in rows):>9.0f}")
+    lines.append(f"{'all':<12}{sum(one.tests for one in rows):>7}{took:>9.0f}")
     first = max(rows, key=lambda one: one.share)
     lines.append(
         f"On a slower day {first.part} would be the first out of time: it took {first.share:.0%} of its limit."
@@ -287,8 +302,38 @@ def with_layer(parts: Iterable[str], wanted: bool) -> Iterator[str]:
         yield part
 
 
+def side_by_side(parts: Iterable[str]) -> list[list[str]]:
+    """Put the parts together that run at once."""
+    groups: list[list[str]] = []
+    for part in parts:
+        if part in AT_ONCE and groups and groups[-1][-1] in AT_ONCE:
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
+def try_all(parts: Sequence[str], full: bool, limits: Sequence[float]) -> list[Outcome]:
+    """Run a part; or several at once, of which each one's output is shown when all have ended."""
+    if len(parts) == 1:
+        return [try_part(parts[0], full, limits[0])]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        try:
+            done = list(pool.map(lambda part, limit: try_part(part, full, limit, shown=False), parts, limits))
+        except KeyboardInterrupt:
+            for process in list(RUNNING):
+                end_session(process)
+            raise
+    for part in parts:
+        print((LOGS / f"{part}.log").read_text(errors="replace"), flush=True)
+    return done
+
+
 def suite(
-    parts: Iterable[str], full: bool, patience: float, trying: Callable[[str, bool, float], Outcome] = try_part
+    parts: Iterable[str],
+    full: bool,
+    patience: float,
+    trying: Callable[[Sequence[str], bool, Sequence[float]], list[Outcome]] = try_all,
 ) -> int:
     """Run parts until one fails, and print the table; pytest's closing lines come last.
 
@@ -296,21 +341,22 @@ def suite(
         parts: their names.
         full: whether this is the full matrix.
         patience: how many times its usual time a part has.
-        trying: runs one part, given its name, whether in full, and its limit in seconds.
+        trying: runs parts, given their names, whether in full, and the limit of each in seconds.
 
     Returns:
         The exit status: 0 where all passed.
     """
     outcomes: list[Outcome] = []
+    begin = time.monotonic()
     layer = "" if full else layer_name()
-    for part in with_layer(parts, wanted=bool(layer) and not has_layers(layer)):
-        os.environ["FLASK_ON_METAL_LAYER"] = layer if part == "layer" or begins_with_layer(part) else ""
-        print(f"\n=== {part} ({time.strftime('%H:%M:%S')})", flush=True)
-        outcomes.append(trying(part, full, patience * USUAL[part][full]))
-        if outcomes[-1].state != "passed":
+    for group in side_by_side(with_layer(parts, wanted=bool(layer) and not has_layers(layer))):
+        os.environ["FLASK_ON_METAL_LAYER"] = layer if group[0] == "layer" or begins_with_layer(group[0]) else ""
+        print(f"\n=== {' and '.join(group)} ({time.strftime('%H:%M:%S')})", flush=True)
+        outcomes += trying(group, full, [patience * USUAL[part][full] for part in group])
+        if not all(one.state == "passed" for one in outcomes):
             break
-    last = outcomes[-1]
-    print(f"\n{table(outcomes)}\n")
+    last = next((one for one in outcomes if one.state != "passed"), outcomes[-1])
+    print(f"\n{table(outcomes, time.monotonic() - begin)}\n")
     if last.state == "passed":
         print(f"=== passed: {' '.join(one.part for one in outcomes)}")
     else:

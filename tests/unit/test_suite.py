@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -74,12 +76,12 @@ def test_parts_stop_at_the_first_that_fails_and_closing_lines_come_last(capsys: 
     states = {"lint": "passed", "unit": "failed", "default": "passed"}
     tried = []
 
-    def trying(part: str, full: bool, limit: float) -> suite.Outcome:
-        tried.append((part, limit))
-        return outcome(part, state=states[part])
+    def trying(parts: Sequence[str], full: bool, limits: Sequence[float]) -> list[suite.Outcome]:
+        tried.append((*parts, *limits))
+        return [outcome(part, state=states[part]) for part in parts]
 
     assert suite.suite(states, False, 2, trying) == 1
-    assert tried == [("lint", 2 * suite.USUAL["lint"][0]), ("unit", 2 * suite.USUAL["unit"][0])]
+    assert tried == [("lint", "unit", 2 * suite.USUAL["lint"][0], 2 * suite.USUAL["unit"][0])]
     said = capsys.readouterr().out
     assert "bin/test: unit failed; its output is in build/test/unit.log" in said
     assert said.endswith("\n".join(CLOSED) + "\n")
@@ -88,10 +90,43 @@ def test_parts_stop_at_the_first_that_fails_and_closing_lines_come_last(capsys: 
 
 
 def test_table_counts_tests_and_names_the_part_that_is_nearest_to_its_limit() -> None:
-    lines = suite.table([outcome("lint"), outcome("release", 90, "out of time"), outcome("unit", 20)]).splitlines()
+    parts = [outcome("lint"), outcome("release", 90, "out of time"), outcome("unit", 20)]
+    lines = suite.table(parts, 110).splitlines()
     assert lines[2].split() == ["release", "12", "90", "100", "90%", "out", "of", "time"]
-    assert lines[4].split() == ["all", "36", "120"]
+    assert lines[4].split() == ["all", "36", "110"]
     assert "release would be the first out of time" in lines[5] and "90%" in lines[5]
+
+
+def test_parts_that_have_no_host_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert suite.side_by_side(["lint", "unit", "release", "lint"]) == [["lint", "unit"], ["release"], ["lint"]]
+    monkeypatch.setattr(suite, "LOGS", tmp_path)
+    # Neither would end without the other.
+    meet = 'mkfifo "$0" 2>/dev/null; if [ "$1" = in ]; then echo met >"$0"; else cat "$0"; fi; echo "$1 has ended"'
+    for name, way in (("LINT", "in"), ("UNIT", "out")):
+        monkeypatch.setattr(suite, name, (("bash", "-c", meet, str(tmp_path / "fifo"), way),))
+    done = suite.try_all(["lint", "unit"], False, [20, 20])
+    assert [(one.part, one.state) for one in done] == [("lint", "passed"), ("unit", "passed")]
+    said = capsys.readouterr().out
+    assert said.index("in has ended") < said.index("met") < said.index("out has ended")
+
+
+def test_interrupt_ends_the_parts_that_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "LOGS", tmp_path)
+    begin, marker = time.monotonic(), f"300.{time.monotonic_ns()}"
+    monkeypatch.setattr(suite, "LINT", (("sleep", marker),))
+    monkeypatch.setattr(suite, "UNIT", (("sleep", marker), ("touch", str(tmp_path / "next"))))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            suite.try_all(["lint", "unit"], False, [60, 60])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begin < 20
+    assert not alive(marker)
+    assert not (tmp_path / "next").exists()
 
 
 def test_layers_are_made_before_the_first_scenario_that_begins_with_one() -> None:
