@@ -16,7 +16,23 @@ from zlib import crc32
 import pytest
 import testinfra
 from helpers import PROGRAMS, Ansible, App, Promised, groups_of, inventory_name, keep_open, read_promises
+from side_by_side import (
+    ALL,
+    host_in,
+    names_of,
+    pytest_collection_finish,
+    pytest_runtest_protocol,
+    pytest_sessionfinish,
+    pytest_xdist_make_scheduler,
+)
 from testinfra.host import Host
+
+__all__ = [
+    "pytest_collection_finish",
+    "pytest_runtest_protocol",
+    "pytest_sessionfinish",
+    "pytest_xdist_make_scheduler",
+]
 
 # testinfra asks `ansible-inventory`, and this may be a pytest that nobody activated an environment for.
 os.environ["PATH"] = f"{PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
@@ -65,7 +81,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out += [] if full else left_to_others([item for item in items if item not in left_out])
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
-    items.sort(key=lambda item: (item.path.stem == "test_reboot", item.get_closest_marker("disturbs") is not None))
+    # Where several processes run them, what is about no single host waits for the tests of each.
+    apart = names_of(config) if hasattr(config, "workerinput") else []
+    items.sort(
+        key=lambda item: (
+            bool(apart) and host_in(item.nodeid, apart) == ALL,
+            item.path.stem == "test_reboot",
+            item.get_closest_marker("disturbs") is not None,
+        )
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from accounts import show
@@ -40,6 +41,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out and not FULL:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what this process has found, where it is one of several."""
+    if output := getattr(session.config, "workeroutput", None):
+        output["findings"] = session.config.stash[FINDINGS].tables
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what another process has found."""
+    for title, (headings, rows) in getattr(node, "workeroutput", {}).get("findings", {}).items():
+        for row in rows.values():
+            node.config.stash[FINDINGS].add(title, headings, row)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
