@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from zlib import crc32
 
 import pytest
 import testinfra
@@ -59,15 +58,17 @@ def meant(item: pytest.Item) -> bool:
 
 
 def left_to_others(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Find the tests that one host is enough for, on the other hosts: the name of a test chooses its host."""
-    by_test: dict[str, dict[str, list[pytest.Item]]] = {}
+    """Find the tests that one host is enough for, on the other hosts: the tests of a file take hosts in turn."""
+    by_file: dict[Path, dict[str, dict[str, list[pytest.Item]]]] = {}
     for item in items:
         if item.get_closest_marker("one_host") and (host := host_of(item)):
+            by_test = by_file.setdefault(item.path, {})
             by_test.setdefault(item.nodeid.partition("[")[0], {}).setdefault(inventory_name(host), []).append(item)
     found = []
-    for function, hosts in by_test.items():
-        chosen = sorted(hosts)[crc32(function.encode()) % len(hosts)]
-        found += [item for host, several in hosts.items() if host != chosen for item in several]
+    for by_test in by_file.values():
+        for number, hosts in enumerate(by_test.values()):
+            chosen = sorted(hosts)[number % len(hosts)]
+            found += [item for host, several in hosts.items() if host != chosen for item in several]
     return found
 
 
