@@ -310,7 +310,7 @@ class Ansible:
                 "ANSIBLE_FORCE_COLOR": "0",
                 "ANSIBLE_STDOUT_CALLBACK": "default",
                 "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callback_plugins"),
-                "ANSIBLE_CALLBACKS_ENABLED": "record",
+                "ANSIBLE_CALLBACKS_ENABLED": "record,assembled",
                 "ANSIBLE_VERBOSITY": str(verbosity),
                 "FLASK_ON_METAL_RECORDS": str(folder / "records"),
                 **(environment or {}),

@@ -79,6 +79,12 @@ USUAL = {
 PATIENCE = 3.0
 """A part has so many times its usual time: these machines were seen 2.5 times slower than on other days."""
 
+CALLBACKS = {
+    "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callback_plugins"),
+    "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks,assembled",
+}
+"""What Ansible has beside ansible.cfg's own where Molecule calls it."""
+
 STATE = Path("/var/lib/flask-on-metal-test")
 """Where role test_host keeps the hosts (test_host_state_dir)."""
 
@@ -351,6 +357,8 @@ def suite(
     layer = "" if full else layer_name()
     for group in side_by_side(with_layer(parts, wanted=bool(layer) and not has_layers(layer))):
         os.environ["FLASK_ON_METAL_LAYER"] = layer if group[0] == "layer" or begins_with_layer(group[0]) else ""
+        if group[0] == "layer" or group[0] in scenarios():
+            os.environ |= CALLBACKS
         print(f"\n=== {' and '.join(group)} ({time.strftime('%H:%M:%S')})", flush=True)
         outcomes += trying(group, full, [patience * USUAL[part][full] for part in group])
         if not all(one.state == "passed" for one in outcomes):

@@ -64,7 +64,7 @@ def kill(stage: Stage, wanted: dict[str, Any], phase: str, moment: str) -> None:
     killed = stage.deploy(
         wanted,
         environment={
-            "ANSIBLE_CALLBACKS_ENABLED": "record,kill",
+            "ANSIBLE_CALLBACKS_ENABLED": "record,assembled,kill",
             "FLASK_ON_METAL_KILL": phase,
             "FLASK_ON_METAL_KILL_AFTER": "0" if moment == "before" else "0.4",
         },

@@ -109,7 +109,7 @@ def test_host_undoes_a_change_though_the_control_node_died(
     boots = {name: as_root(host, "cat /proc/sys/kernel/random/boot_id").strip() for name, host in hosts.items()}
     # By then the change is in force, and the run waits for a connection that doesn't come.
     dying = {
-        "ANSIBLE_CALLBACKS_ENABLED": "record,kill",
+        "ANSIBLE_CALLBACKS_ENABLED": "record,assembled,kill",
         "FLASK_ON_METAL_KILL": TASK,
         "FLASK_ON_METAL_KILL_AFTER": "12",
     }
