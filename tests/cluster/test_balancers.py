@@ -124,10 +124,13 @@ def assert_closed(address: str, ports: tuple[int, ...]) -> None:
 
 
 def test_the_port_is_closed_to_all_but_balancers(installation: Installation) -> None:
-    for name in ("web1", "web2"):
+    def look(name: str) -> None:
         assert_closed(installation.addresses[name], (8443,))
         assert open_ports(installation, "db1", name, 443, 8443) == {443}
         assert open_ports(installation, "balancer1", name, 443, 8443) == {443, 8443}
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(look, ("web1", "web2")))
 
 
 def test_a_database_is_closed_to_all_but_apps(installation: Installation) -> None:

@@ -21,7 +21,7 @@ def version_one(stage: Stage) -> None:
 
 @pytest.fixture
 def either(stage: Stage, request: pytest.FixtureRequest) -> Stage:
-    """Refuse a release on one host: how it goes on is the same on both, and that one's refusal is all others' too."""
+    """Take one host for what is the same on both: a release that is refused, one that isn't made, NGINX's reload."""
     return stage.either(request.node.name)
 
 
@@ -211,23 +211,23 @@ def test_same_source_by_force_as_after_an_upgrade_of_python(stage: Stage) -> Non
     assert_switched(stage, before, run, sent, "2")
 
 
-def test_site_with_a_changed_limit_of_nginx_and_another_certificate(stage: Stage) -> None:
+def test_site_with_a_changed_limit_of_nginx_and_another_certificate(either: Stage) -> None:
     def certificates() -> dict[str, bytes | None]:
         found = {}
-        for name in stage.hosts:
-            with handshake(stage.address(name), None) as sock:
+        for name in either.hosts:
+            with handshake(either.address(name), None) as sock:
                 found[name] = sock.getpeercert(binary_form=True)
         return found
 
-    before, certified = stage.look(), certificates()
-    for host in stage.hosts.values():
+    before, certified = either.look(), certificates()
+    for host in either.hosts.values():
         as_root(host, 'rm -r "/etc/ssl/flask-on-metal/$1/pairs/"*', APP)
-    with stage.load("site.yml with another NGINX limit and another certificate") as sent:
-        run = stage.run("site.yml", {**stage.served, "nginx_client_timeout": 16})
+    with either.load("site.yml with another NGINX limit and another certificate") as sent:
+        run = either.run("site.yml", {**either.served, "nginx_client_timeout": 16})
     assert run.status == 0, run.output
     # One reload takes up both.
     assert_nothing_failed(sent, reloads=1)
-    for name, after in stage.look().items():
+    for name, after in either.look().items():
         assert after.current == before[name].current
         assert after.nginx != before[name].nginx, "NGINX did not take the limit up"
         assert certificates()[name] != certified[name], "the former certificate is shown"
@@ -293,9 +293,9 @@ def test_host_that_is_behind_catches_up_alone(stage: Stage) -> None:
     assert "6" not in {stage.version(name) for name in stage.hosts}
 
 
-def test_check_tells_of_a_release_and_makes_none(stage: Stage) -> None:
-    before = stage.look()
-    run = stage.run("deploy.yml", stage.variables(stage.source("7")), check=True)
+def test_check_tells_of_a_release_and_makes_none(either: Stage) -> None:
+    before = either.look()
+    run = either.run("deploy.yml", either.variables(either.source("7")), check=True)
     assert run.status == 0, run.output
     assert "would be released" in run.output and "to undo" not in run.output
-    assert stage.look() == before
+    assert either.look() == before
