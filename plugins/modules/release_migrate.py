@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,8 +21,8 @@ DOCUMENTATION = r"""
 module: release_migrate
 short_description: Runs an app's migration with the new release's environment, before it starts
 description:
-  - The command runs as the app's account in a unit of its own, with the release's environment file read by systemd as
-    the app's is. It can write where the app can.
+  - The command runs in a unit of its own, with all lines of the app's unit and its drop-ins that say what a process of
+    the release may do, and as which account, with which environment. It can do what the app can, and no more.
   - That unit has one name for all releases: systemd refuses a second migration while one of a killed run goes on.
   - Of each SQLite database a copy is kept from before, in the release's folder before_migration. It is made by SQLite's
     own backup, while the app goes on writing, and its integrity is checked.
@@ -68,6 +71,15 @@ if found != ["ok"]:
     sys.exit("the copy is not whole: " + "; ".join(found[:5]))
 """
 
+# Lines of the unit that are about a server, how it is started and stopped. All others are the migration's as well.
+NOT_A_MIGRATIONS = frozenset({
+    "ExecReload", "ExecStart", "ExecStartPost", "ExecStartPre", "ExecStop", "ExecStopPost", "KillMode", "KillSignal",
+    "NotifyAccess", "Restart", "RestartSec", "RuntimeDirectory", "RuntimeDirectoryMode", "TimeoutStartSec",
+    "TimeoutStopSec", "Type", "WorkingDirectory",
+})  # fmt: skip
+
+UNITS = Path("/run/systemd/system")
+
 # Seconds that a copy waits where another process keeps the database locked.
 LOCKED = 30
 
@@ -86,6 +98,27 @@ def no_room_for_copy(folder: Path, database: Path) -> str:
     )
 
 
+def sandbox(units: str, app: str, release: str) -> list[str]:
+    """Take the lines of a unit that say what its processes may do.
+
+    Args:
+        units: the unit and its drop-ins, one after the other, as `systemctl cat` has them.
+        app: %p of the unit.
+        release: %i of it.
+    """
+    taken, section = [], ""
+    for line in re.sub(r"\\\n", " ", units).splitlines():
+        if re.fullmatch(r"\[.+\]", line.strip()):
+            section = line.strip()
+        elif (
+            section == "[Service]"
+            and re.match(r"[A-Za-z]", line)
+            and line.split("=")[0].strip() not in NOT_A_MIGRATIONS
+        ):
+            taken.append(re.sub(r"%[pi]", lambda found: app if found[0] == "%p" else release, line))
+    return taken
+
+
 class Migration:
     """The migration to one release."""
 
@@ -94,47 +127,54 @@ class Migration:
         self.module, self.release = module, release
         self.kept = release.folder / "before_migration"
 
-    def as_app(self, words: list[str], *, writes: Path, where: Path, size: int | None = None) -> tuple[int | None, str]:
-        """Run a command as the app's account, in a sandbox like the app's.
+    @contextmanager
+    def sandboxed(self) -> Iterator[str]:
+        """Have the migration's unit be like the app's for the time of a command; returns its name."""
+        app, unit = self.release.app.name, f"{self.release.app.name}-migrate.service"
+        status, units, error = self.module.run_command(["systemctl", "cat", "--no-pager", self.release.service])
+        lines = sandbox(units, app, self.release.id)
+        if status != 0 or not lines:
+            self.module.fail_json(msg=f"the sandbox of {self.release.service} can't be read: {error.strip()}")
+        drop_in = UNITS / f"{unit}.d" / "sandbox.conf"
+        drop_in.parent.mkdir(exist_ok=True)
+        drop_in.write_text("\n".join(["[Service]", *lines, ""]))
+        try:
+            yield unit
+        finally:
+            drop_in.unlink()
+            drop_in.parent.rmdir()
+
+    def as_app(
+        self, words: list[str], *, where: Path, writes: Path | None = None, size: int | None = None
+    ) -> tuple[int | None, str]:
+        """Run a command as the app's account, in the app's sandbox.
 
         Args:
             words: the command.
-            writes: where it may write, besides the folder shared.
             where: the folder that it begins in.
+            writes: where it may write besides the folder shared.
             size: how large a file may get that it writes.
 
         Returns:
             Its status, None where it did not end in time, and what it said, ready for a message.
         """
-        name, folder, seconds = self.release.app.name, self.release.folder, self.module.params["seconds"]
-        properties = {
-            "User": name,
-            "Group": name,
-            "WorkingDirectory": str(where),
-            "EnvironmentFile": str(folder / "environment"),
-            "UMask": "0027",
-            "NoNewPrivileges": "yes",
-            "CapabilityBoundingSet": "",
-            "ProtectSystem": "strict",
-            "ProtectHome": "yes",
-            "PrivateTmp": "yes",
-            "ReadWritePaths": f"{self.release.app.folder / 'shared'} {writes}",
-            "RuntimeMaxSec": f"{seconds}s",
-            "TimeoutStopSec": "10s",
-        }
+        seconds = self.module.params["seconds"]
+        properties = {"WorkingDirectory": str(where), "RuntimeMaxSec": f"{seconds}s", "TimeoutStopSec": "10s"}
+        if writes:
+            properties["BindPaths"] = str(writes)
         if size is not None:
             properties["LimitFSIZE"] = str(size)
         begun = time.monotonic()
-        # systemd ends it; the longer time here is for the case that systemd-run itself hangs.
-        status, said = run_bounded(
-            ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={name}-migrate",
-             *(f"--property={key}={value}" for key, value in properties.items()),
-             f"--setenv=PATH={folder}/venv/bin:/usr/local/bin:/usr/bin:/bin", f"--setenv=PYTHONPATH={folder}/code",
-             "--setenv=HOME=/var/tmp", "--setenv=LANG=C.UTF-8", "--setenv=LC_CTYPE=C.UTF-8",
-             # systemd replaces ${…} and $$ in a command; these are the program's.
-             *(word.replace("$", "$$") for word in words)],
-            seconds + 30,
-        )  # fmt: skip
+        with self.sandboxed() as unit:
+            # systemd ends it; the longer time here is for the case that systemd-run itself hangs.
+            status, said = run_bounded(
+                ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}",
+                 *(f"--property={key}={value}" for key, value in properties.items()),
+                 f"--setenv=PYTHONPATH={self.release.folder}/code",
+                 # systemd replaces ${…} and $$ in a command; these are the program's.
+                 *(word.replace("$", "$$") for word in words)],
+                seconds + 30,
+            )  # fmt: skip
         lines = self.module.quoted(said)
         if status != 0 and time.monotonic() - begun >= seconds:
             end = f"It took longer than {seconds} s, and was stopped (option migrate_timeout)."
@@ -174,7 +214,6 @@ class Migration:
         command = self.module.params["command"]
         status, said = self.as_app(
             ["/bin/sh", "-c", command],
-            writes=self.release.app.folder / "shared",
             where=self.release.folder / "code",
         )
         if status != 0:

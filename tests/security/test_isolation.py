@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from findings import Findings
-from helpers import App, Promised, as_root, blocks, inventory_name
+from helpers import Ansible, App, Promised, as_root, blocks, inventory_name
 from helpers_http import ask
 from prober.attempts import ATTEMPTS, NEEDS
 from testinfra.host import Host
@@ -108,6 +110,38 @@ def tried(host: Host, promised: Promised, prober: App, findings: Findings) -> Tr
 def test_app_cannot(what: str, tried: Tried) -> None:
     found = tried.attempts[what]
     assert found["outcome"] == "refused", f"an app can {what}: {found['detail']}"
+
+
+# As the module of a release does it, with the release that serves.
+MIGRATION = """
+import json, attempts
+found = attempts.tried(attempts.ATTEMPTS, json.load(open("/srv/prober/shared/targets.json")))
+json.dump(found, open("/srv/prober/shared/tried.json", "w"))
+"""
+
+
+@pytest.mark.one_host
+def test_migration_cannot_either(ansible: Ansible, host: Host, promised: Promised, prober: App) -> None:
+    targets = blocks(as_root(host, TARGETS, prober.name, promised.options["certificate_directory"], MARK))
+    release = as_root(host, 'basename "$(readlink "/srv/$1/current")"', prober.name).strip()
+    wanted = {what: lines.splitlines() for what, lines in targets.items()}
+    wanted |= {"marks": [MARK], "server": [promised.addresses[0], "443"]}
+    as_root(host, 'printf %s "$1" >/srv/prober/shared/targets.json', json.dumps(wanted))
+    lock = {"app": prober.name, "run": "0123456789ab"}
+    migrate = {**lock, "id": release, "command": f"python -c {shlex.quote(MIGRATION)}", "seconds": 60}
+    tasks: list[dict[str, Any]] = [
+        {"name": "Lock", "release_lock": {**lock, "what": "a trial"}},
+        {"name": "Migrate", "release_migrate": migrate},
+        {"name": "Give back", "release_lock": {**lock, "state": "absent"}},
+    ]
+    try:
+        ansible.play([{"hosts": inventory_name(host), "become": True, "gather_facts": False, "tasks": tasks}])
+        tried = json.loads(as_root(host, "cat /srv/prober/shared/tried.json"))
+    finally:
+        as_root(host, "rm -f /srv/prober/shared/{targets,tried}.json")
+        as_root(host, AFTERWARDS, MARK)
+    assert set(tried) == set(ATTEMPTS)
+    assert {what: found["detail"] for what, found in tried.items() if found["outcome"] != "refused"} == {}
 
 
 @pytest.mark.parametrize("what", NEEDS)
