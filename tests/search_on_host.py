@@ -10,6 +10,7 @@ from __future__ import annotations
 import grp
 import gzip
 import json
+import os
 import pwd
 import re
 import subprocess
@@ -42,9 +43,22 @@ CERTIFICATES = "/etc/flask-on-metal/certificates.json"
 
 
 def output(*words: str, account: str = "", given: bytes = b"") -> bytes:
-    """Run a program, as another account where one is named, and return what it said."""
-    before = ["runuser", "-u", account, "--"] if account else []
-    return subprocess.run([*before, *words], input=given, capture_output=True, check=False).stdout
+    """Run a program, with the rights of another account where one is named, and return what it said.
+
+    What is given may be secrets of others. So the process stays root's: its real user is, and with another one than its
+    effective user no process of that account may look into its memory. A shell would take the real one's rights.
+    """
+
+    def become() -> None:
+        entry = pwd.getpwnam(account)
+        os.setgroups(os.getgrouplist(account, entry.pw_gid))
+        os.setresgid(0, entry.pw_gid, entry.pw_gid)
+        os.setresuid(0, entry.pw_uid, entry.pw_uid)
+
+    done = subprocess.run(
+        words, input=given, capture_output=True, check=False, preexec_fn=become if account else None, cwd="/"
+    )
+    return done.stdout
 
 
 def files(texts: list[str], places: list[str], account: str = "") -> list[str]:
