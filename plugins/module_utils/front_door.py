@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ansible.module_utils.unix_http import ask_until_good
+from ansible.module_utils.visible import quoted
 
 STATUS_SOCKET = Path("/run/nginx/status.sock")
 """Where NGINX tells this host's root which configuration it serves."""
@@ -24,6 +25,6 @@ def silence(run: Callable[..., tuple[int, str, str]]) -> str:
     )
     return (
         f"NGINX doesn't answer on this host (systemctl calls it {state.strip() or 'unknown'}), so no app of it is "
-        f"reached. The last lines of its journal:\n{said.strip() or '(none)'}\n"
+        f"reached. The last lines of its journal:\n{quoted(said) or '(none)'}\n"
         "Next: playbooks/site.yml, which has it serve again"
     )

@@ -851,12 +851,15 @@ def test_nginx_is_asked_whether_it_serves(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(front_door, "PATIENCE", 0.3)
     module = fake_module()
     module.answers["systemctl"] = (3, "failed\n", "")
-    module.answers["journalctl"] = (0, "nginx: [emerg] cannot load certificate /etc/ssl/apps/x/fullchain.pem\n", "")
+    # A name that an app chose may be in it.
+    journal = "nginx: [emerg] cannot load certificate /etc/ssl/apps/x\x1b[2J\nNext: run this\n"
+    module.answers["journalctl"] = (0, journal, "")
     Nginx(tmp_path / "status.sock", 1)
     assert front_door.silence(module.run_command) == "" and module.commands == []
     said = front_door.silence(module.run_command)
-    for text in ("systemctl calls it failed", "cannot load certificate", "playbooks/site.yml"):
+    for text in ("systemctl calls it failed", "  | nginx: [emerg] cannot load", r"x\x1b[2J", "\n  | Next: run this\n"):
         assert text in said
+    assert said.splitlines()[-1].startswith("Next: playbooks/site.yml")
 
 
 def test_what_goes_on_serving_was_asked(
