@@ -33,6 +33,7 @@ ALIASES = {
     "resolve": "flask_app_resolve",
     "version": "flask_app_version",
     "break_lock": "flask_app_break_lock",
+    "stop_first": "flask_app_stop_first",
     "to": "flask_app_to",
     "maintenance": "flask_app_maintenance",
     "pages": "flask_app_purge",

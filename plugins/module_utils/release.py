@@ -256,6 +256,40 @@ def stop_instance(run: RunCommand, release: Release) -> str:
     return "; ".join(filter(None, complaints))
 
 
+CLOSED = Path("/var/lib/flask-on-metal/maintenance")
+"""One file for each app that is closed for visitors: NGINX looks for it at each request."""
+CLOSED_BY_RUN = "Closed by a run"
+
+
+def stop_first(run: RunCommand, release: Release) -> str:
+    """Stop the release that serves before another one starts, at once and with all its processes; visitors are told.
+
+    Its units stay enabled: after a boot it is back.
+    """
+    CLOSED.mkdir(parents=True, exist_ok=True)
+    # An operator's own file stays, and is the operator's to take away.
+    with contextlib.suppress(FileExistsError), (CLOSED / release.app.name).open("x") as file:
+        file.write(f"{CLOSED_BY_RUN} that stopped {release.id} before it starts another one; the next run opens it.\n")
+    # Whoever has taken it over is given no time; while it is being stopped, nothing starts it again.
+    systemctl(run, "stop", "--no-block", release.service, release.socket)
+    systemctl(run, "kill", "--signal=SIGKILL", release.service)
+    return systemctl(run, "stop", release.service, release.socket)
+
+
+def stopped_first(app: App) -> bool:
+    """Whether a run has closed the app, and not opened it again."""
+    try:
+        return (CLOSED / app.name).read_text().startswith(CLOSED_BY_RUN)
+    except OSError:
+        return False
+
+
+def open_again(app: App) -> None:
+    """Let visitors in where a run had closed the app."""
+    if stopped_first(app):
+        (CLOSED / app.name).unlink()
+
+
 def remove(run: RunCommand, release: Release) -> None:
     """Remove a release that doesn't run, with all that is its own."""
     systemctl(run, "disable", "--quiet", release.service, release.socket)

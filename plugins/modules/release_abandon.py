@@ -12,10 +12,12 @@ from ansible.module_utils.kept_pages import forget
 from ansible.module_utils.release import (
     Release,
     RunCommand,
+    open_again,
     probe_socket,
     release_module,
     serving,
     stop_instance,
+    stopped_first,
     systemctl,
     wait_for_empty_queue,
 )
@@ -122,6 +124,10 @@ def abandon(module: AnsibleModule, release: Release, lines: list[str]) -> None:
     if current is None:
         lines.append("Nothing served before, and nothing does now.")
     elif current != release:
+        if stopped_first(current.app) and not module.check_mode:
+            complaint = systemctl(run, "start", current.socket) or systemctl(run, "start", current.service)
+            lines.append(f"{current.id} was stopped first, and {complaint or 'runs again'}.")
+            open_again(current.app)
         lines.append(still_serving(run, current))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ansible.module_utils import front_door
 from ansible.module_utils.filesystem import link_atomically
 from ansible.module_utils.kept_pages import forget
-from ansible.module_utils.release import PROBE_ARGUMENTS, probe, probe_failure, release_module, systemctl
+from ansible.module_utils.release import PROBE_ARGUMENTS, open_again, probe, probe_failure, release_module, systemctl
 
 DOCUMENTATION = r"""
 ---
@@ -83,6 +83,7 @@ def main() -> None:
     if before:
         link_atomically(app.previous_link, f"releases/{before.id}")
     forget(app.name)
+    open_again(app)
     module.exit_json(changed=True, previous=previous)
 
 

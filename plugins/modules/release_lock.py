@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ansible.module_utils.host_module import AnsibleModule
-from ansible.module_utils.release import App
+from ansible.module_utils.release import App, open_again
 from ansible.module_utils.release_lock import Holder, Lock, now
 
 DOCUMENTATION = r"""
@@ -80,6 +80,8 @@ def main() -> None:
     elif args["current"] is not None and not module.check_mode:
         found = App(args["app"]).current()
         current = found.id if found else ""
+        # Of a run that was killed; what is current is brought back by this one.
+        open_again(App(args["app"]))
         if current != args["current"]:
             lock.give_back(args["run"])
             refused, held_by = f"have changed since this run looked at them: {current} is current now.", ""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from ansible.module_utils.release import journal, release_module, systemctl
+from ansible.module_utils.release import journal, release_module, stop_first, systemctl
 
 DOCUMENTATION = r"""
 ---
 module: release_start
 short_description: Starts the instance of a release, which nobody asks yet
+description:
+  - What serves runs on, unless it is to be stopped first. Visitors get the page for maintenance then.
 options:
   app: {description: Name of the app., type: str, required: true}
   id: {description: The release., type: str, required: true}
   run: {description: The run that has the lock., type: str, required: true}
+  stop_first: {description: Whether what serves is stopped before., type: bool, default: false}
   secrets: {description: Values to cut out of the output., type: dict, default: {}}
 """
 
@@ -26,10 +29,12 @@ EXAMPLES = r"""
 
 def main() -> None:
     """Run the module."""
-    module, release = release_module()
+    module, release = release_module({"stop_first": {"type": "bool", "default": False}})
     if module.check_mode:
         module.exit_json(changed=True)
-    run = module.run_command
+    run, before = module.run_command, release.app.current()
+    if module.params["stop_first"] and before and before != release and (said := stop_first(run, before)):
+        module.fail_json(msg=f"{before.id} was to be stopped first, and did not stop: {said}")
     # The socket first: it must be systemd that holds it.
     complaint = (
         systemctl(run, "daemon-reload")

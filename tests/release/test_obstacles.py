@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from zlib import crc32
 
 import pytest
 from helpers import as_root
+from helpers_http import ask
 from stage import APP, Stage, assert_nothing_failed
 
 
@@ -107,3 +110,61 @@ def test_requirement_that_cannot_be_had(stage: Stage) -> None:
     assert {name: look.current for name, look in stage.look().items()} == {
         name: look.current for name, look in before.items()
     }
+
+
+# In the control group of what serves, as its account: it ends whatever else of the account starts.
+KILLER = """
+old=$(basename "$(readlink "/srv/$1/current")")
+group=$(systemctl show --property=ControlGroup --value "$1@$old.service")
+kill_others='while :; do for pid in $(pgrep -u "$1" -x uwsgi-core); do
+  grep -q "$2" "/proc/$pid/cmdline" 2>/dev/null || kill -KILL "$pid" 2>/dev/null
+done; sleep 0.02; done'
+start='echo $$ >"/sys/fs/cgroup$1/cgroup.procs"
+exec setpriv --reuid="$2" --regid="$2" --clear-groups bash -c "$3" killer "$2" "$4"'
+setsid --fork bash -c "$start" start "$group" "$1" "$kill_others" "$old" </dev/null >/dev/null 2>&1
+"""
+
+
+@pytest.mark.full_matrix
+def test_release_that_the_old_one_kills_is_made_once_that_is_stopped_first(stage: Stage) -> None:
+    wanted = stage.variables(stage.source("51"))
+    for host in stage.hosts.values():
+        as_root(host, KILLER, APP)
+    before = stage.look()
+    refused = stage.deploy(wanted)
+    assert refused.status != 0 and "was refused at the step “Start | " in refused.output, refused.output
+    # One that can't serve: what was stopped for it is back.
+    broken = stage.deploy(stage.variables(stage.source("52", fault="import")), stop_first=True)
+    assert broken.status != 0
+    for name, look in stage.look().items():
+        assert look.current == before[name].current
+        assert f"{look.current} was stopped first, and runs again." in broken.output
+        assert ask(stage.address(name), stage.address(name), "/status").status == 200
+    for host in stage.hosts.values():
+        as_root(host, KILLER, APP)
+    assert stage.deploy(wanted).status != 0, "the killer is at work again"
+    run = stage.deploy(wanted, stop_first=True)
+    assert run.status == 0, run.output
+    for name, look in stage.look().items():
+        look.assert_settled()
+        assert stage.version(name) == "51"
+        assert as_root(stage.hosts[name], "pgrep -f kill_others || true; ls /var/lib/flask-on-metal/maintenance") == ""
+
+
+@pytest.mark.full_matrix
+def test_visitors_are_told_while_what_serves_is_stopped_first(stage: Stage) -> None:
+    met: set[int] = set()
+    over = threading.Event()
+
+    def visit() -> None:
+        name = next(iter(stage.hosts))
+        while not over.wait(0.05):
+            met.add(ask(stage.address(name), stage.address(name), "/newest").status)
+
+    with ThreadPoolExecutor() as pool:
+        visiting = pool.submit(visit)
+        run = stage.deploy(stage.variables(stage.source("53")), stop_first=True)
+        over.set()
+        visiting.result()
+    assert run.status == 0, run.output
+    assert met == {200, 503}

@@ -26,8 +26,11 @@ from ansible.module_utils import release as release_utils
 from ansible.module_utils.release import (
     App,
     Release,
+    open_again,
     running_instances,
+    stop_first,
     stop_instance,
+    stopped_first,
     wait_for_empty_queue,
 )
 from ansible.module_utils.release_lock import Holder, Lock
@@ -41,7 +44,7 @@ IDS = [f"2026010{day}T000000Z-0123abcd" for day in range(1, 10)]
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
     """Put /srv, /run and systemd's units below tmp_path."""
-    for name in ("SERVED", "RUNTIME", "UNITS"):
+    for name in ("SERVED", "RUNTIME", "UNITS", "CLOSED"):
         monkeypatch.setattr(release_utils, name, tmp_path / name.lower())
         (tmp_path / name.lower()).mkdir()
     write = filesystem.write_atomically
@@ -261,6 +264,35 @@ def test_service_and_socket_stop_in_one_order() -> None:
     assert stop_instance(run, release) == ""
     # One by one, a connection in the queue would start the service again.
     assert [words for words in seen if words[0] == "stop"] == [["stop", release.service, release.socket]]
+
+
+def test_what_serves_is_stopped_at_once_and_visitors_are_told(app: App) -> None:
+    (old,) = made(app, "g")
+    seen: list[str] = []
+
+    def run(words: list[str]) -> tuple[int, str, str]:
+        seen.append(" ".join(words[1:]))
+        assert stopped_first(app), "closed before anything stops"
+        return 0, "", ""
+
+    assert stop_first(run, old) == ""
+    # Nothing is disabled: after a boot in the middle it is back.
+    assert seen == [
+        f"stop --no-block {old.service} {old.socket}",
+        f"kill --signal=SIGKILL {old.service}",
+        f"stop {old.service} {old.socket}",
+    ]
+    open_again(app)
+    assert not list(release_utils.CLOSED.iterdir())
+
+
+def test_app_that_an_operator_has_closed_stays_closed(app: App) -> None:
+    (old,) = made(app, "g")
+    (release_utils.CLOSED / "news").write_text("Closed for maintenance; maintenance.yml -e maintenance=off opens it.\n")
+    assert stop_first(lambda _: (0, "", ""), old) == ""
+    assert not stopped_first(app)
+    open_again(app)
+    assert (release_utils.CLOSED / "news").exists()
 
 
 def stopped_with(release: Release, seconds: float) -> None:
@@ -943,6 +975,50 @@ def test_nothing_is_moved_nor_marked_when_the_release_cannot_be_enabled(
     assert answer["failed"] is True and answer["msg"] == "it can't be enabled: unit is masked"
     assert [step[0] for step in switch.steps] == ["enable"]
     assert app.current() == old and old.good()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_app_is_open_again_once_the_release_serves(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    old, new = made(app, "gu")
+    serve(app, old)
+    assert stop_first(lambda _: (0, "", ""), old) == ""
+    switch = Switch(app, old, new, monkeypatch)
+    switch.answer = Answer(200 if good else 500, "")
+    activated(run_module, new)
+    assert stopped_first(app) is not good, "where it failed, it is closed until what was stopped runs again"
+
+
+def test_the_next_run_opens_what_a_killed_one_had_closed(app: App, locked: Lock, run_module: Any) -> None:
+    (old,) = made(app, "g")
+    serve(app, old)
+    assert stop_first(lambda _: (0, "", ""), old) == ""
+    locked.give_back(RUN)
+    answer = run_module("release_lock", app="news", run="fedcba987654", current=old.id)
+    assert answer["refused"] == "" and not stopped_first(app)
+
+
+def test_a_refused_release_brings_back_what_was_stopped_first(
+    app: App, locked: Lock, run_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = made(app, "gu")
+    serve(app, old)
+    assert stop_first(lambda _: (0, "", ""), old) == ""
+    seen: list[tuple[str, ...]] = []
+
+    def systemctl(_: object, *words: str) -> str:
+        seen.append(words)
+        return ""
+
+    monkeypatch.setattr(release_utils, "systemctl", systemctl)
+    said = run_module(
+        "release_abandon", app="news", id=new.id, run=RUN, step="Start", reason="it is ill", next="deploy.yml"
+    )
+    assert f"{old.id} was stopped first, and runs again." in said["msg"]
+    # The socket first: it must be systemd that holds it.
+    assert [words for words in seen if words[0] == "start"] == [("start", old.socket), ("start", old.service)]
+    assert not stopped_first(app)
 
 
 def test_check_mode_and_the_release_that_serves_already_move_nothing(
