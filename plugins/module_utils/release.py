@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.bounded import run_bounded
-from ansible.module_utils.filesystem import read_text, write_atomically
+from ansible.module_utils.filesystem import account_ids, read_text, write_atomically
 from ansible.module_utils.host_module import AnsibleModule
 from ansible.module_utils.release_lock import Lock, LockLost
 from ansible.module_utils.unix_http import Answer, ask_app_until_good
@@ -261,8 +262,36 @@ CLOSED = Path("/var/lib/flask-on-metal/maintenance")
 CLOSED_BY_RUN = "Closed by a run"
 
 
+def end_account(name: str, patience: float = 5) -> str:
+    """End all processes of an account; says which are left after so many seconds, or nothing."""
+    ids = account_ids(name, name)
+    end = time.monotonic() + patience
+    while ids and (left := processes(ids[0])):
+        if time.monotonic() > end:
+            return f"processes of the account {name} don't end: {' '.join(map(str, left[:10]))}"
+        for number in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(0.02)
+    return ""
+
+
+def processes(user: int) -> list[int]:
+    """List the processes that run as a user, without those that have ended and that nobody has collected."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/status"):
+        # Not the folder's owner: that is root where a process has made itself unreadable.
+        with contextlib.suppress(OSError):
+            status = path.read_text(errors="replace")
+            if re.search(rf"^Uid:\t{user}\t", status, re.MULTILINE) and not re.search(
+                r"^State:\tZ", status, re.MULTILINE
+            ):
+                found.append(int(path.parent.name))
+    return found
+
+
 def stop_first(run: RunCommand, release: Release) -> str:
-    """Stop the release that serves before another one starts, at once and with all its processes; visitors are told.
+    """Stop the release that serves before another one starts, at once and with all of its account; visitors are told.
 
     Its units stay enabled: after a boot it is back.
     """
@@ -273,7 +302,7 @@ def stop_first(run: RunCommand, release: Release) -> str:
     # Whoever has taken it over is given no time; while it is being stopped, nothing starts it again.
     systemctl(run, "stop", "--no-block", release.service, release.socket)
     systemctl(run, "kill", "--signal=SIGKILL", release.service)
-    return systemctl(run, "stop", release.service, release.socket)
+    return systemctl(run, "stop", release.service, release.socket) or end_account(release.app.name)
 
 
 def stopped_first(app: App) -> bool:

@@ -11,6 +11,7 @@ import re
 import socket
 import sqlite3
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -284,6 +285,22 @@ def test_what_serves_is_stopped_at_once_and_visitors_are_told(app: App) -> None:
     ]
     open_again(app)
     assert not list(release_utils.CLOSED.iterdir())
+
+
+def test_what_an_account_has_left_running_ends_as_well(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid():
+        pytest.skip("only root ends others' processes")
+    monkeypatch.setattr(release_utils, "account_ids", lambda *_: (54321, 54321))
+    # One of them can't be read, as whoever hides from a look at /proc makes itself.
+    hidden = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); time.sleep(60)"
+    left = [
+        subprocess.Popen(words, user=54321, group=54321, extra_groups=[], cwd="/")
+        for words in (["sleep", "60"], ["/usr/bin/python3", "-c", hidden])
+    ]
+    time.sleep(0.3)
+    (old,) = made(app, "g")
+    assert stop_first(lambda _: (0, "", ""), old) == ""
+    assert [process.wait(timeout=5) for process in left] == [-9, -9]
 
 
 def test_app_that_an_operator_has_closed_stays_closed(app: App) -> None:
