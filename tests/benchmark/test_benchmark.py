@@ -29,8 +29,10 @@ EVERY_STACK = [
 # The short form proves that servers are measured and compared, and how they are run is data: two do.
 STACKS = EVERY_STACK if FULL else ["granian", "ours"]
 # Of every stack, the first; the last two take a third of a minute for each stack.
-OF_EVERY_STACK = ["page", "post", "slow"] if FULL else ["page"]
+OF_EVERY_STACK = ["page", "post", "slow", "crowd"] if FULL else ["page", "crowd"]
 OF_OURS = ["https", "static", "deploy"]
+# All at once; where they stand, none may be without an answer.
+CROWD = 1000 if FULL else 200
 
 STATE = r"""
 cat /etc/nginx/sites/*.conf
@@ -54,7 +56,7 @@ def test_every_stack_is_measured_and_nothing_is_left(
         variables={
             "benchmark_rounds": 1, "benchmark_seconds": 1, "benchmark_slow_seconds": 3, "benchmark_connections": [4],
             "benchmark_cases": OF_EVERY_STACK + OF_OURS, "benchmark_output": str(tmp_path),
-            "benchmark_stacks": STACKS,
+            "benchmark_stacks": STACKS, "benchmark_crowd": CROWD,
         },
         timeout=900,
     )  # fmt: skip
@@ -64,6 +66,11 @@ def test_every_stack_is_measured_and_nothing_is_left(
     expected = {(case, stack) for case in OF_EVERY_STACK for stack in STACKS}
     assert measured == expected | {(case, "ours") for case in OF_OURS}
     assert [one for one in result["figures"] if one["failed"]] == []
+    for one in result["crowds"]:
+        assert one["connections"] == CROWD
+        assert (one["lost"], one["failed"]) == (0, 0), one
+        assert one["requests"] >= 200
+    assert {one["stack"] for one in result["crowds"]} == set(STACKS)
     assert all(one["cpu_s_per_10k"]["median"] > 0 for one in result["figures"]), "a stack's processes were not found"
     ratios = {"uncached_vs_granian", "https_vs_http"}
     if FULL:

@@ -151,7 +151,7 @@ def test_costs_are_compared_with_the_cheaper() -> None:
 def written_plan(folder: Path, **settings: object) -> Path:
     wanted = {
         "rounds": 2, "seconds": 1, "connections": ["256", 64, 64], "cases": [], "stacks": [], "slow_seconds": 5,
-        "load_threads": 0,
+        "load_threads": 0, "crowd": 1000,
     }  # fmt: skip
     stack = {"units": ["x.service"], "counted": ["x.service"], "port": "8080", "host": "x", "about": ""}
     agent_command = f"{sys.executable} '{BENCH / 'agent.py'}'"
@@ -173,8 +173,8 @@ def test_a_plan_is_read(tmp_path: Path) -> None:
     assert read.settings.cases == plan.CASE_NAMES
     assert read.versions == {"flask": "3.1.3", "granian": "2.8.7"}
     assert read.web == (sys.executable, str(BENCH / "agent.py"))
-    # Twice: granian with four cases at two levels and slow, ours with eight and slow. Once: a deploy.
-    assert plan.run_count(read) == 2 * (2 * 4 + 1 + 2 * 8 + 1) + 1
+    # Twice: granian with four cases at two levels, slow and crowd, ours with eight and those two. Once: a deploy.
+    assert plan.run_count(read) == 2 * (2 * 4 + 2 + 2 * 8 + 2) + 1
 
 
 @pytest.mark.parametrize(
@@ -328,6 +328,24 @@ def test_a_steady_load_ends_when_it_is_told_to_and_the_agent_goes_on(url: str) -
         assert asked.ask("facts")["cores"] > 0
 
 
+def test_connections_that_come_at_once_are_told_apart_from_requests_over_them(url: str) -> None:
+    found = agent.crowd(f"{url}/page", {"Host": "x"}, 20, 50, 1.0)
+    assert len(found["made"]) == 20 and min(found["made"]) > 0
+    assert [due for due, _, _ in found["points"]] == pytest.approx([number / 50 for number in range(50)])
+    assert all(well for _, _, well in found["points"])
+    nobody = agent.crowd("http://127.0.0.1:9/page", {}, 5, 50, 1.0)
+    assert nobody == {"made": [], "points": []}
+
+
+def test_figures_of_a_crowd_count_who_was_lost_and_who_was_late() -> None:
+    first = {"case": "crowd", "stack": "ours", "connections": 4, "made": [10.0, 20.0, 2500.0]}
+    second = first | {"made": [10.0, 20.0, 30.0, 40.0], "points": [(0.0, 3.0, True), (0.1, 2000.0, False)]}
+    found = results.crowd_figures([first | {"points": [(0.0, 5.0, True)]}, second, run("ours", 1000)])
+    assert [(one.stack, one.connections, one.lost, one.late) for one in found] == [("ours", 4, 1, 1)]
+    assert (found[0].connect_longest_ms, found[0].requests, found[0].failed, found[0].longest_ms) == (2500, 3, 1, 2000)
+    assert results.figures([first | {"points": []}]) == []
+
+
 # --- the order of the runs
 
 
@@ -354,6 +372,7 @@ class FakeAgent:
             "memory": {"mb": 10},
             "wrk": {"requests": 100, "failures": NO_FAILURES, "latency_ms": {"p99": 1.0}, "load_cpu_s": 0.1},
             "steady": {"points": [[1.5, 1.0, True]], "slow_answered": 1, "slow_failed": 0},
+            "crowd": {"made": [1.0, 2.0], "points": [[0.5, 1.0, True]]},
         }
         return answers.get(do, {})
 
@@ -368,15 +387,16 @@ def test_stacks_take_turns_and_every_other_round_goes_backwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "BREATH", 0)
-    one, web = bench(tmp_path, FakeAgent(), cases=["page", "slow"], connections=[64])
+    one, web = bench(tmp_path, FakeAgent(), cases=["page", "slow", "crowd"], connections=[64])
     runs = list(one.run())
     assert [(run["round"], run["case"], run["stack"]) for run in runs] == [
         (1, "page", "granian"), (1, "page", "ours"), (1, "slow", "granian"), (1, "slow", "ours"),
-        (2, "page", "ours"), (2, "page", "granian"), (2, "slow", "ours"), (2, "slow", "granian"),
+        (1, "crowd", "granian"), (1, "crowd", "ours"), (2, "page", "ours"), (2, "page", "granian"),
+        (2, "slow", "ours"), (2, "slow", "granian"), (2, "crowd", "ours"), (2, "crowd", "granian"),
     ]  # fmt: skip
     assert len(runs) == plan.run_count(one.plan)
     verbs = [arguments["verb"] for do, arguments in web.asked if do == "systemctl"]
-    assert verbs == ["stop", "stop"] + ["start", "stop"] * 8
+    assert verbs == ["stop", "stop"] + ["start", "stop"] * 12
 
 
 def test_a_stack_that_answers_something_else_is_not_measured(tmp_path: Path) -> None:

@@ -288,6 +288,81 @@ async def _steady(
     }
 
 
+CROWD_TIMEOUT = 10.0
+"""Seconds after which a connection that doesn't come about, or a request without an answer, is given up."""
+
+
+def crowd(url: str, headers: dict[str, str], connections: int, rate: float, seconds: float) -> dict[str, Any]:
+    """Open many connections at once, and send requests over them once all stand.
+
+    Args:
+        url: What is asked for.
+        headers: Of each request.
+        connections: How many, each of one client.
+        rate: Requests a second over all of them, sent when they are due.
+        seconds: How long.
+
+    Returns:
+        made: of the phase of connecting, handshakes included: how many came about, and how long each took, in ms.
+        points: of the other: when each request was due (s), how long it took from then (ms), whether it was a 200.
+    """
+    return asyncio.run(_crowd(url, headers, connections, rate, seconds))
+
+
+class Client:
+    """One connection, and one request at a time over it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        """Take a connection that stands."""
+        self.reader, self.writer, self.request = reader, writer, request
+        self.turn = asyncio.Lock()
+
+    async def ask(self) -> int:
+        """Send the request once it is this one's turn, read the answer to its end, and return its status."""
+        async with self.turn:
+            self.writer.write(self.request)
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"^content-length: *(\d+)", head, re.MULTILINE | re.IGNORECASE)
+            await self.reader.readexactly(int(length[1]) if length else 0)
+            return int(head[9:12])
+
+
+async def _crowd(url: str, headers: dict[str, str], connections: int, rate: float, seconds: float) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    fields = {"Host": parts.netloc, **headers}
+    lines = [f"GET {parts.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    request = "\r\n".join([*lines, "", ""]).encode()
+    how: dict[str, Any] = {"ssl": unverified(), "server_hostname": parts.hostname} if secure else {}
+
+    async def connect() -> tuple[Client, float]:
+        begun = loop.time()
+        opened = asyncio.open_connection(parts.hostname, parts.port or (443 if secure else 80), **how)
+        reader, writer = await asyncio.wait_for(opened, CROWD_TIMEOUT)
+        return Client(reader, writer, request), (loop.time() - begun) * 1000
+
+    found = await asyncio.gather(*(connect() for _ in range(connections)), return_exceptions=True)
+    made = [one for one in found if not isinstance(one, BaseException)]
+    points: list[tuple[float, float, bool]] = []
+    begun = loop.time() + 0.5
+
+    async def send(number: int) -> None:
+        due = number / rate
+        await asyncio.sleep(begun + due - loop.time())
+        try:
+            status = await asyncio.wait_for(made[number % len(made)][0].ask(), CROWD_TIMEOUT)
+        except (OSError, TimeoutError, ValueError, EOFError):
+            status = 0
+        points.append((round(due, 4), round((loop.time() - begun - due) * 1000, 3), status == 200))
+
+    if made:
+        await asyncio.gather(*(send(number) for number in range(int(rate * seconds))))
+    for client, _ in made:
+        client.writer.close()
+    return {"made": [round(milliseconds, 3) for _, milliseconds in made], "points": sorted(points)}
+
+
 async def plain_status(url: str, headers: dict[str, str]) -> int:
     """Ask over a connection of its own, read the answer to its end, close, and return its status.
 
@@ -318,6 +393,7 @@ ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "get": get,
     "wrk": wrk,
     "steady": steady,
+    "crowd": crowd,
 }
 
 

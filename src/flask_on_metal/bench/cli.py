@@ -162,6 +162,12 @@ def progress(total: int) -> Iterator[Tell]:
 
 def outcome(run: Run) -> str:
     """Put a run in a few words."""
+    if run["case"] == plans.CROWD:
+        met = results.crowd_figure(run["stack"], [run])
+        return (
+            f"{met.lost} not made, {met.late} late, the longest {met.connect_longest_ms:,.0f} ms; "
+            f"over those that stand {met.failed} of {met.requests} failed, p99 {met.p99_ms.median:,.1f} ms"
+        )
     if run["case"] in plans.STEADY:
         found = results.steady_figure(run["case"], run["stack"], [run])
         return f"p99 {found.p99_ms.median:,.1f} ms, {found.failed} of {found.fast} failed"

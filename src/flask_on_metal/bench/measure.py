@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from flask_on_metal.bench.plan import CASES, GROUPS, OURS, Case, Plan, Stack, groups_of
+from flask_on_metal.bench.plan import CASES, CROWD, GROUPS, OURS, Case, Plan, Stack, groups_of
 from flask_on_metal.bench.wire import Agent
 
 START_SECONDS = 30.0
 """Time that a stack has to answer, once its units are started."""
 FAST_RATE = 100.0
 """Fast requests a second beside the slow ones: little enough that only waiting can make them late."""
+CROWD_RATE = 200.0
+"""Requests a second over connections that stand: few, since it is whether one fails that is asked."""
 CALM = 1.0
 """Seconds before the first slow request."""
 DEPLOY_SECONDS = 60.0
@@ -80,7 +82,9 @@ class Bench:
             self.wait_for(stack)
             if "slow" in names:
                 yield self.beside_slow(stack, number)
-            cases = [CASE_BY_NAME[name] for name in names if name != "slow"]
+            if CROWD in names:
+                yield self.crowd(stack, number)
+            cases = [CASE_BY_NAME[name] for name in names if name in CASE_BY_NAME]
             cases = [case for case in cases if self.answers_right(stack, case)]
             for case in cases[:1]:
                 self.send(stack, case, 16, 1)  # Caches, lazy imports and threads: not counted.
@@ -148,6 +152,23 @@ class Bench:
             calm=CALM,
         )
         run = {"round": number, "case": "slow", "stack": stack.name, "slow": slow, "calm": CALM, **result}
+        self.tell("", run)
+        return run
+
+    def crowd(self, stack: Stack, number: int) -> Run:
+        """Have many connections come at once, ours by HTTPS as visitors do."""
+        connections = self.plan.settings.crowd
+        self.tell(f"round {number}, {connections} connections at once, {stack.label}", None)
+        case = CASE_BY_NAME["https" if stack.name == OURS else "page"]
+        result = self.load.ask(
+            "crowd",
+            url=self.url(stack, case),
+            headers=self.headers(stack, case),
+            connections=connections,
+            rate=CROWD_RATE,
+            seconds=self.plan.settings.seconds,
+        )
+        run = {"round": number, "case": CROWD, "stack": stack.name, "connections": connections, **result}
         self.tell("", run)
         return run
 

@@ -35,14 +35,27 @@ CASES = (
     Case("database", "page from a database", "/database"),
     Case("post", "post that is stored", "/post", post=True),
 )
-GROUPS = (("page", "https", "https_new", "cached", "static"), ("json",), ("database",), ("post",), ("slow",))
+GROUPS = (
+    ("page", "https", "https_new", "cached", "static"),
+    ("json",),
+    ("database",),
+    ("post",),
+    ("slow",),
+    ("crowd",),
+)
 """What is measured of a stack while it is up: cases that are compared with each other stand close in time.
 
 slow isn't measured with connections, but with fast requests at a fixed rate beside slow ones."""
 
+CROWD = "crowd"
+"""The case of connections that come all at once: how long each takes to be made, and then whether requests over them
+are answered, at a rate that leaves processors idle."""
+
 STEADY = ("slow", "deploy")
 """Cases with fast requests at a fixed rate: beside slow ones, and once at the end while our stack is released anew."""
-CASE_NAMES = (*(case.name for case in CASES), *STEADY)
+APART = (*STEADY, CROWD)
+"""Cases that have figures of their own."""
+CASE_NAMES = (*(case.name for case in CASES), *APART)
 OURS = "ours"
 
 
@@ -74,6 +87,8 @@ class Settings:
     slow_seconds: float
     load_threads: int
     """Of the load generator; 0 for one a core."""
+    crowd: int
+    """Connections that come at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +132,12 @@ def read(path: Path) -> Plan:
         cases=tuple(wanted["cases"]) or CASE_NAMES,
         slow_seconds=float(wanted["slow_seconds"]),
         load_threads=int(wanted["load_threads"]),
+        crowd=int(wanted["crowd"]),
     )
     if unknown := sorted(set(settings.cases) - set(CASE_NAMES)):
         raise PlanError(f"there is no case {', '.join(unknown)}; there are: {', '.join(CASE_NAMES)}")
-    if min(settings.rounds, settings.seconds, *settings.connections) < 1:
-        raise PlanError("rounds, seconds and connections must be at least 1")
+    if min(settings.rounds, settings.seconds, settings.crowd, *settings.connections) < 1:
+        raise PlanError("rounds, seconds, connections and crowd must be at least 1")
     stacks = [
         Stack(
             name=one["name"],
@@ -160,7 +176,7 @@ def locked_versions(lock: str) -> dict[str, str]:
 
 def groups_of(stack: Stack, wanted: tuple[str, ...]) -> list[tuple[str, ...]]:
     """List the groups of cases that are wanted of a stack, without the empty ones."""
-    own = {case.name for case in CASES if not case.ours_only or stack.name == OURS} | {"slow"}
+    own = {case.name for case in CASES if not case.ours_only or stack.name == OURS} | {"slow", CROWD}
     kept = (tuple(name for name in group if name in wanted and name in own) for group in GROUPS)
     return [group for group in kept if group]
 
@@ -170,4 +186,4 @@ def run_count(plan: Plan) -> int:
     levels = len(plan.settings.connections)
     names = [name for stack in plan.stacks for group in groups_of(stack, plan.settings.cases) for name in group]
     deploys = int("deploy" in plan.settings.cases and any(stack.name == OURS for stack in plan.stacks))
-    return plan.settings.rounds * sum(1 if name == "slow" else levels for name in names) + deploys
+    return plan.settings.rounds * sum(1 if name in ("slow", CROWD) else levels for name in names) + deploys

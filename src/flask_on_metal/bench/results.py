@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flask_on_metal.bench.plan import OURS, STEADY
+from flask_on_metal.bench.plan import APART, CROWD, OURS, STEADY
 
 Run = Mapping[str, Any]
 
@@ -77,6 +77,30 @@ class SteadyFigure:
     slow_failed: int
 
 
+LATE_MS = 2000.0
+"""A connection that takes longer was kept waiting, and not only busy: wrk gives up a request after as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrowdFigure:
+    """Connections of one stack that came all at once, and requests over them once they stood, over all rounds."""
+
+    stack: str
+    connections: int
+    """In each round."""
+    lost: int
+    """Connections that didn't come about."""
+    late: int
+    """Those that took longer than LATE_MS."""
+    connect_p50_ms: Spread
+    connect_p99_ms: Spread
+    connect_longest_ms: float
+    requests: int
+    failed: int
+    p99_ms: Spread
+    longest_ms: float
+
+
 def good(run: Run) -> int:
     """Count the requests of a run that were answered well."""
     return int(run["requests"]) - int(run["failures"]["status"]) - int(run["failures"]["timeout"])
@@ -117,7 +141,7 @@ def figures(runs: Iterable[Run]) -> list[Figure]:
     """Put the rounds together, in the order in which the first came."""
     grouped: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
-        if run["case"] not in STEADY:
+        if run["case"] not in APART:
             grouped.setdefault((run["case"], run["stack"], run["connections"]), []).append(run)
     return [figure(*key, rounds) for key, rounds in grouped.items()]
 
@@ -170,6 +194,33 @@ def steady_figure(case: str, stack: str, rounds: Sequence[Run]) -> SteadyFigure:
     )
 
 
+def crowd_figures(runs: Iterable[Run]) -> list[CrowdFigure]:
+    """Put the rounds of connections that came at once together."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        if run["case"] == CROWD:
+            grouped.setdefault(run["stack"], []).append(run)
+    return [crowd_figure(*each) for each in grouped.items()]
+
+
+def crowd_figure(stack: str, rounds: Sequence[Run]) -> CrowdFigure:
+    """Put the rounds of one stack together. A request that was given up counts with the time until then."""
+    times = [[milliseconds for _, milliseconds, _ in run["points"]] for run in rounds]
+    return CrowdFigure(
+        stack=stack,
+        connections=rounds[0]["connections"],
+        lost=sum(run["connections"] - len(run["made"]) for run in rounds),
+        late=sum(milliseconds > LATE_MS for run in rounds for milliseconds in run["made"]),
+        connect_p50_ms=spread(percentile(run["made"], 0.5) for run in rounds),
+        connect_p99_ms=spread(percentile(run["made"], 0.99) for run in rounds),
+        connect_longest_ms=max(max(run["made"], default=math.nan) for run in rounds),
+        requests=sum(map(len, times)),
+        failed=sum(not well for run in rounds for _, _, well in run["points"]),
+        p99_ms=spread(percentile(one, 0.99) for one in times),
+        longest_ms=max(max(one, default=math.nan) for one in times),
+    )
+
+
 def ratios(
     runs: Sequence[Run], value: Callable[[Run], float | None] = rate, best: Best = max
 ) -> dict[str, dict[str, Spread]]:
@@ -188,7 +239,7 @@ def ratios(
     """
     found: dict[tuple[str, str, int, int], float] = {}
     for run in runs:
-        if run["case"] not in STEADY and (measured := value(run)) is not None:
+        if run["case"] not in APART and (measured := value(run)) is not None:
             found[run["stack"], run["case"], run["connections"], run["round"]] = measured
     levels = sorted({level for _, _, level, _ in found})
     rounds = sorted({number for *_, number in found})
@@ -231,4 +282,5 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "cpu_ratios": medians(costs),
         "figures": [asdict(one) for one in figures(runs)],
         "steady": [asdict(one) for one in steady_figures(runs)],
+        "crowds": [asdict(one) for one in crowd_figures(runs)],
     }
