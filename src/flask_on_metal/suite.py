@@ -64,17 +64,19 @@ CHECKED_APART = ("database",)
 """Scenarios with check mode on clean hosts in the full matrix alone; that of web hosts is a step of default."""
 
 USUAL = {
-    "layer": (60, 60),
+    "layer": (50, 50),
     "lint": (85, 85),
-    "unit": (220, 220),
-    "benchmark": (175, 420),
-    "cluster": (545, 2060),
-    "database": (240, 320),
-    "default": (340, 500),
-    "release": (760, 3700),
-    "security": (470, 1250),
+    "unit": (160, 160),
+    "benchmark": (145, 430),
+    "cluster": (570, 2060),
+    "database": (145, 320),
+    "default": (285, 500),
+    "release": (590, 3700),
+    "security": (415, 1250),
 }
-"""Seconds of a part, its hosts made and taken away, on two cores of a shared virtual machine: short form, full form."""
+"""Seconds of a part, its hosts made and taken away, on two cores of a shared virtual machine: short form, full form.
+
+Lint and unit tests beside each other."""
 
 PATIENCE = 3.0
 """A part has so many times its usual time: these machines were seen 2.5 times slower than on other days."""
