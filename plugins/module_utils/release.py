@@ -28,6 +28,7 @@ RELEASE_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z")
 SERVED = Path("/srv")
 RUNTIME = Path("/run")
 UNITS = Path("/etc/systemd/system")
+RUNTIME_UNITS = Path("/run/systemd/system")
 
 RunCommand = Callable[..., tuple[int, str, str]]
 

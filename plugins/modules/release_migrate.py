@@ -14,7 +14,7 @@ from ansible.module_utils.bounded import run_bounded
 from ansible.module_utils.disk_space import MB, RESERVE, available
 from ansible.module_utils.filesystem import account_ids
 from ansible.module_utils.host_module import AnsibleModule
-from ansible.module_utils.release import Release, release_module
+from ansible.module_utils.release import RUNTIME_UNITS, Release, release_module
 
 DOCUMENTATION = r"""
 ---
@@ -78,8 +78,6 @@ NOT_A_MIGRATIONS = frozenset({
     "TimeoutStopSec", "Type", "WorkingDirectory",
 })  # fmt: skip
 
-UNITS = Path("/run/systemd/system")
-
 # Seconds that a copy waits where another process keeps the database locked.
 LOCKED = 30
 
@@ -135,7 +133,7 @@ class Migration:
         lines = sandbox(units, app, self.release.id)
         if status != 0 or not lines:
             self.module.fail_json(msg=f"the sandbox of {self.release.service} can't be read: {error.strip()}")
-        drop_in = UNITS / f"{unit}.d" / "sandbox.conf"
+        drop_in = RUNTIME_UNITS / f"{unit}.d" / "sandbox.conf"
         drop_in.parent.mkdir(exist_ok=True)
         drop_in.write_text("\n".join(["[Service]", *lines, ""]))
         try:

@@ -51,6 +51,7 @@ NOT_WRITTEN = {
     "flask_app_only",
     "flask_app_force",
     "flask_app_resolve",
+    "flask_app_stop_first",
     "flask_app_version",
     "flask_app_to",
     "flask_app_break_lock",

@@ -308,7 +308,7 @@ def systemd_run(migrate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyP
         program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {words}\n{copied}\n{script}\n")
         program.chmod(0o755)
         (tmp_path / "units").mkdir(exist_ok=True)
-        monkeypatch.setattr(migrate, "UNITS", tmp_path / "units")
+        monkeypatch.setattr(migrate, "RUNTIME_UNITS", tmp_path / "units")
         monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
         return words
 
@@ -332,7 +332,7 @@ def test_the_command_runs_as_the_app_and_may_write_where_the_app_may(
     drop_in = (tmp_path / "drop-in").read_text().splitlines()
     assert drop_in[:3] == ["[Service]", "User=news", "Group=news"]
     assert f"EnvironmentFile={release.folder}/environment".replace(str(tmp_path), "/srv") in drop_in
-    assert not list(migrate.UNITS.iterdir()), "the next migration would begin with it"
+    assert not list(migrate.RUNTIME_UNITS.iterdir()), "the next migration would begin with it"
     # systemd makes $ of $$.
     assert words[-3:] == ["/bin/sh", "-c", "echo $${PATH} $$$$"]
 

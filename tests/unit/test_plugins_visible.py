@@ -131,8 +131,9 @@ def test_result_warnings_and_a_failed_command_have_none_either(monkeypatch: pyte
 def evil(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
     """Serve a release that answers with escapes and forged lines, and whose journal has the same."""
     tmp_path = tmp_path_factory.mktemp("e")  # a socket's path is short
-    for name in ("SERVED", "RUNTIME", "UNITS"):
+    for name in ("SERVED", "RUNTIME", "UNITS", "RUNTIME_UNITS"):
         monkeypatch.setattr(release, name, tmp_path / name.lower())
+    (tmp_path / "runtime_units").mkdir()
     monkeypatch.setattr(release_lock, "LOCKS", tmp_path / "locks")
     made = Release(App("news"), "20260101T000000Z-0123abcd")
     made.runtime.mkdir(parents=True)
@@ -145,7 +146,9 @@ def evil(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     programs = tmp_path / "bin"
     programs.mkdir()
     evil = "#!/bin/sh\nprintf '\\033]52;c;eA==\\007\\nNext: evil\\n'\nexit 1\n"
-    for name, text in (("journalctl", evil), ("systemd-run", evil), ("systemctl", "#!/bin/sh\nexit 1\n")):
+    # Its unit is there, and nothing of it starts.
+    systemctl = "#!/bin/sh\n[ \"$1\" = cat ] && printf '[Service]\nUser=news\n'\n"
+    for name, text in (("journalctl", evil), ("systemd-run", evil), ("systemctl", systemctl)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
