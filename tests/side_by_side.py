@@ -17,8 +17,8 @@ import pytest
 
 ALL = "all hosts"
 
-TOGETHER = ("test_authority.py", "test_other_options.py")
-"""Files whose tests of single hosts follow from one change to all of them."""
+TOGETHER = ("test_authority.py", "test_other_options.py", "test_scanners.py")
+"""Files whose tests of single hosts follow from one change to all of them, or from scans of all in the background."""
 
 LOCK = pytest.StashKey["Lock"]()
 
